@@ -1,0 +1,1 @@
+"""What a device does with its hosts, through a relay or over SSH."""

@@ -1,0 +1,1 @@
+"""The machine where commands, threads and files live."""

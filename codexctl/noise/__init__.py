@@ -1,0 +1,1 @@
+"""Noise handshakes and transports; the only package that touches noiseprotocol."""

@@ -1,0 +1,1 @@
+"""Workspaces: plan, journal, keys, ssh_config, readiness."""

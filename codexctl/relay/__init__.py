@@ -1,0 +1,1 @@
+"""The rendezvous: rooms, registry, tokens and the server that carries them."""

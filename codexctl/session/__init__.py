@@ -1,0 +1,1 @@
+"""One encrypted connection between a device and a host that outlives its WebSocket."""

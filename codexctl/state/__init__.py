@@ -1,0 +1,1 @@
+"""What is kept on disk: SQLite with migrations, key files, atomic writes."""

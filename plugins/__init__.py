@@ -1,0 +1,1 @@
+"""First-party provider plugins; each uses only what a third party can."""

@@ -1,0 +1,1 @@
+"""Templates rendered by codexctl; a person may override each."""
