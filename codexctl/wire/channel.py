@@ -1,7 +1,7 @@
 """Channel frames: what stands in a session's records (PROTOCOL.md section 6). No I/O, no state.
 
-    for frame in decode_record(plaintext): ...
-    plaintext = encode_frame(Type.DATA, channel, stream, content)
+for frame in decode_record(plaintext): ...
+plaintext = encode_frame(Type.DATA, channel, stream, content)
 """
 
 from __future__ import annotations
