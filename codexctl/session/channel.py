@@ -58,6 +58,11 @@ class HostChannel(Protocol):
     @property
     def peer(self) -> Peer: ...
 
+    @property
+    def lost(self) -> bool:
+        """True once `receive` gave None because the session is gone, not because of a close."""
+        ...
+
     async def accept(self, result: dict[str, Any]) -> None:
         """Answer opened. Before it only `close` may be called."""
         ...
