@@ -41,12 +41,12 @@ class MessageReceived(NamedTuple):
 ChannelEvent = DataReceived | EofReceived | MessageReceived
 
 
-class ChannelClosed(Exception):  # noqa: N818 - a state, met by whoever still writes
+class ChannelClosed(Exception):
     """The other side closed the channel, or its session is gone for good."""
 
 
 class HostChannel(Protocol):
-    """One channel as the host's handler of its kind uses it, from one task at a time a direction."""
+    """One channel as the host's handler of its kind uses it; one task a direction at a time."""
 
     @property
     def kind(self) -> str: ...

@@ -68,7 +68,7 @@ def _migrate(db: sqlite3.Connection, path: str, migrations: Sequence[Migration])
         db.execute(f"PRAGMA user_version={len(migrations)}")
 
 
-class transaction:  # noqa: N801 - reads as a keyword: with transaction(db)
+class transaction:
     """BEGIN IMMEDIATE … COMMIT, or ROLLBACK on any exception."""
 
     __slots__ = ("_db",)
