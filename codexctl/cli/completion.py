@@ -1,0 +1,156 @@
+"""`codexctl completion`: shell completion of commands, options and host names.
+
+The engine and the shells' scripts are click's. A shell calls codexctl with _CODEXCTL_COMPLETE set,
+`answer` replies. For an argument that names hosts: `shell_complete=complete_host`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import shell_complete as click_answer
+
+from codexctl.cli.main import ENV_COMPLETE, root_group
+from codexctl.cli.output import confirm, notice, yes_option
+from codexctl.errors import CodexctlError, UsageError
+
+SHELLS = ("bash", "zsh", "fish")
+BASH_COMPLETION = "/usr/share/bash-completion/bash_completion"
+RC_MARK = "# codexctl completion"
+
+
+def complete_host(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Paired hosts and concrete ssh aliases; after a comma, the next of several hosts."""
+    done, comma, last = incomplete.rpartition(",")
+    return [CompletionItem(done + comma + name) for name in host_names() if name.startswith(last)]
+
+
+def complete_host_path(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """`HOST:` and local files, for `cp`."""
+    hosts = [CompletionItem(f"{name}:") for name in host_names() if name.startswith(incomplete)]
+    return [CompletionItem(incomplete, type="file"), *hosts]
+
+
+def host_names() -> list[str]:
+    """Sorted; what cannot be read has no names, since the command itself will say why."""
+    sources: tuple[Callable[[], Iterable[str]], ...] = (_paired, _ssh_aliases)
+    names: set[str] = set()
+    for source in sources:
+        try:
+            names.update(source())
+        except (CodexctlError, OSError):
+            continue
+    return sorted(names)
+
+
+def _paired() -> Iterable[str]:
+    from codexctl.client.names import host_names
+    from codexctl.paths import Home
+
+    return host_names(Home.from_env())
+
+
+def _ssh_aliases() -> Iterable[str]:
+    from codexctl.client.ssh_config import concrete_aliases
+
+    return concrete_aliases()
+
+
+def answer(group: click.Group, instruction: str) -> int:
+    """What the shell asked through ENV_COMPLETE; silent on failure, as a person is typing."""
+    try:
+        return click_answer(group, {}, "codexctl", ENV_COMPLETE, instruction)
+    except Exception:
+        if os.environ.get("CODEXCTL_DEBUG"):
+            raise
+        return 1
+
+
+def script(shell: str) -> str:
+    """The text that a shell loads."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    return kind(root_group(), {}, "codexctl", ENV_COMPLETE).source()
+
+
+@click.group()
+def completion() -> None:
+    """Completion of commands, options and host names for bash, zsh and fish.
+
+    For this shell only:  eval "$(codexctl completion bash)"
+    For every new shell:  codexctl completion install
+    """
+
+
+def _print_command(shell: str) -> click.Command:
+    @click.command(shell, help=f"Print the script for {shell}.")
+    def command() -> None:
+        click.echo(script(shell), nl=False)
+
+    return command
+
+
+for _shell in SHELLS:
+    completion.add_command(_print_command(_shell))
+
+
+@completion.command()
+@click.argument("shell", type=click.Choice(SHELLS), required=False)
+@yes_option
+def install(shell: str | None, yes: bool) -> None:
+    """Install it for every new SHELL (without it: the login shell).
+
+    bash (with the bash-completion package) and fish look for a file in your home by themselves;
+    elsewhere one line is added to ~/.bashrc or ~/.zshrc, after asking.
+    """
+    from codexctl.state.files import replace_file
+
+    shell = shell or os.path.basename(os.environ.get("SHELL", ""))
+    if shell not in SHELLS:
+        raise UsageError(
+            f"no completion for the shell {shell or '(unknown)'}",
+            hint="name one: codexctl completion install bash|zsh|fish",
+        )
+    path, rc, line = _places(shell)
+    if rc and not _has_line(rc) and not confirm(f"Add one line to {rc}?", yes=yes):
+        raise UsageError("nothing was installed", hint=f"put it there yourself: {line}")
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        replace_file(path, script(shell).encode(), mode=0o644)
+        if rc and not _has_line(rc):
+            with open(rc, "a", encoding="utf-8") as file:
+                file.write(f"\n{RC_MARK}\n{line}\n")
+    except OSError as error:
+        raise CodexctlError(f"cannot write {error.filename}: {error.strerror}") from error
+    notice(f"installed {path}; it is there in every new {shell}")
+
+
+def _places(shell: str) -> tuple[str, str | None, str]:
+    """The script's file; the rc file that must load it, None where the shell does; the line."""
+    home = os.path.expanduser("~")
+    data = os.environ.get("XDG_DATA_HOME") or os.path.join(home, ".local", "share")
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
+    if shell == "fish":
+        return os.path.join(config, "fish", "completions", "codexctl.fish"), None, ""
+    if shell == "bash" and os.path.exists(BASH_COMPLETION):
+        return os.path.join(data, "bash-completion", "completions", "codexctl"), None, ""
+    path = os.path.join(data, "codexctl", f"completion.{shell}")
+    if shell == "bash":
+        return path, os.path.join(home, ".bashrc"), f". '{path}'"
+    rc = os.path.join(os.environ.get("ZDOTDIR") or home, ".zshrc")
+    return path, rc, f"autoload -Uz compinit && compinit && . '{path}'"
+
+
+def _has_line(rc: str) -> bool:
+    try:
+        with open(rc, encoding="utf-8", errors="replace") as file:
+            return RC_MARK in file.read()
+    except FileNotFoundError:
+        return False
