@@ -1,4 +1,4 @@
-"""Lengths of time as people type them: `90s`, `15m`, `8h`, `1d`, `2w`, `1h30m`; as whole seconds inside."""
+"""Lengths of time as people type them (`90s`, `15m`, `8h`, `1d`, `1h30m`), in whole seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HINT = "write it as 90s, 15m, 8h, 1d or 2w"
 
 
 def parse_duration(text: str) -> int:
-    """Seconds in `text`, at least 1. UsageError where it is not numbers with units s, m, h, d, w."""
+    """Seconds in `text`, at least 1. UsageError where it is not numbers with s, m, h, d or w."""
     compact = text.strip().lower()
     if not _WHOLE.fullmatch(compact):
         raise UsageError(f"{text!r} is not a duration", hint=_HINT)
