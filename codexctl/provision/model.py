@@ -1,7 +1,7 @@
 """The contract between codexctl and a provider plugin: values, and two small classes to implement.
 
 `Provider` says what there is without any I/O; `Provider.open` gives an `Account`, which talks to
-one cloud with one person's credentials. The pipeline (codexctl's) owns everything else: journal, keys,
+one cloud with one person's credentials. The pipeline, codexctl's own, does the rest: journal, keys,
 cloud-init, ssh config, readiness, prices shown, retries.
 
 Rules, each of them a test in `codexctl.provision.conformance`:
