@@ -7,7 +7,6 @@ The engine and the shells' scripts are click's. A shell calls codexctl with _COD
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -40,27 +39,14 @@ def complete_host_path(
 
 def host_names() -> list[str]:
     """Sorted; what cannot be read has no names, since the command itself will say why."""
-    sources: tuple[Callable[[], Iterable[str]], ...] = (_paired, _ssh_aliases)
-    names: set[str] = set()
-    for source in sources:
-        try:
-            names.update(source())
-        except (CodexctlError, OSError):
-            continue
-    return sorted(names)
-
-
-def _paired() -> Iterable[str]:
-    from codexctl.client.names import host_names
+    from codexctl.client.names import host_names as paired_names
+    from codexctl.client.ssh_config import alias_names
     from codexctl.paths import Home
 
-    return host_names(Home.from_env())
-
-
-def _ssh_aliases() -> Iterable[str]:
-    from codexctl.client.ssh_config import concrete_aliases
-
-    return concrete_aliases()
+    try:
+        return sorted({*paired_names(Home.from_env()), *alias_names()})
+    except CodexctlError:
+        return []
 
 
 def answer(group: click.Group, instruction: str) -> int:
