@@ -128,11 +128,11 @@ class Session:
     """One end of a session: channels, credit, records. All times are seconds of one clock."""
 
     def __init__(
-        self, stream_id: str, transport: Transport, now: float, *, opens_odd: bool
+        self, stream_id: str, transport: Transport, now: float, *, is_device: bool
     ) -> None:
-        self.records = Records(stream_id, transport, now)
+        self.records = Records(stream_id, transport, now, is_device=is_device)
         self._channels: dict[int, _Channel] = {}
-        self._next_channel = 1 if opens_odd else 2
+        self._next_channel = 1 if is_device else 2
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self.closed = False
@@ -201,7 +201,8 @@ class Session:
             return 0
         self._channels[number].credit -= size
         if size <= wire.DATA_BYTES:
-            self._put(wire.DATA, number, stream, data if size == len(data) else data[:size])
+            # A copy unless it is bytes already: the caller may reuse its buffer before the flush.
+            self._put(wire.DATA, number, stream, bytes(data[:size]))
             if self._pending_bytes >= wire.DATA_BYTES:
                 self.flush(now)
             return size

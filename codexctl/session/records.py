@@ -2,8 +2,9 @@
 
 The rules:
 - A record is encrypted once, gets the next sequence number, and is kept until it is acked.
-- A path is a WebSocket. On a new path each end says with `resume` what it expects next; what the
-  other has not got is sent again, byte for byte, and nothing before the peer's resume has come.
+- A path is a WebSocket, and the device gets new ones. On a new path it says with `resume` what it
+  expects next and the host answers in kind; what the other has not got is sent again, byte for byte,
+  and nothing before the peer's resume has come.
 - Records are delivered in order, once. One that does not decrypt faults the path, not the session;
   too many such paths without progress end it.
 - Nothing sent for HEARTBEAT_S: a heartbeat. Nothing heard for DEAD_S: the path is faulted.
@@ -44,7 +45,7 @@ class SessionOver(ConnectionFailed):
 
 
 # What a host or relay says in a reset, and whether time can cure it (PROTOCOL.md section 1).
-_CURABLE = {"peer-gone", "peer-slow", "busy", "limit"}
+_CURABLE = {"path", "peer-gone", "peer-slow", "busy", "limit"}
 _ENDINGS = {
     "unknown-session": (
         "the host was restarted or has given this session up",
@@ -68,6 +69,7 @@ def reset_error(reason: str) -> PathFault | SessionOver:
     if name in _CURABLE:
         return PathFault(
             {
+                "path": "the host gave this path up",
                 "peer-gone": "the host is not connected to the relay",
                 "peer-slow": "this end read too slowly and the relay let go",
                 "busy": "the host is busy with other handshakes",
@@ -83,7 +85,10 @@ def reset_error(reason: str) -> PathFault | SessionOver:
 class Records:
     """Both directions of one session's record stream. All times are seconds of one clock."""
 
-    def __init__(self, stream_id: str, transport: Transport, now: float) -> None:
+    def __init__(
+        self, stream_id: str, transport: Transport, now: float, *, is_device: bool
+    ) -> None:
+        self._is_device = is_device
         self.stream_id = stream_id
         self.outbox: list[Buffer] = []
         self._transport = transport
@@ -106,7 +111,6 @@ class Records:
         # The path. The first one begins with the handshake in place of resume.
         self._path_up = True
         self._peer_resumed = True
-        self._resume_sent = True
         self._faulty_paths = 0
         self._heard = now
         self._spoke = now
@@ -149,23 +153,22 @@ class Records:
     # --- the path ---
 
     def path_opened(self, now: float) -> None:
-        """A new path: say what is expected next. Kept records wait for the peer's resume."""
+        """A new path: a device says what it expects. Kept records wait for the peer's resume."""
         self._path_up = True
         self._peer_resumed = False
-        self._heard = now
+        self._heard = self._spoke = now
         self.outbox.clear()
-        self._say_resume(now)
+        if self._is_device:
+            self._say_resume(now)
 
     def path_lost(self) -> None:
         """The path is gone; what was sent stays kept."""
         self._path_up = False
         self._peer_resumed = False
-        self._resume_sent = False
         self._ack_due = None
         self.outbox.clear()
 
     def _say_resume(self, now: float) -> None:
-        self._resume_sent = True
         self._put(Frame(self.stream_id, Resume(self._expected)), now)
         self._unacked_records = self._unacked_bytes = 0
         self._ack_due = None
@@ -273,12 +276,15 @@ class Records:
                 "the other end lost what it had received", hint="run the command again"
             )
         self._acknowledge(next_seq, now)
-        if not self._resume_sent:
+        if self._is_device:
+            if self._peer_resumed:
+                return
+        else:
+            # Each resume means a new path of the device, also where its loss was not noticed.
             self._say_resume(now)
-        if not self._peer_resumed:
-            self._peer_resumed = True
-            self.outbox.extend(self._kept)
-            self._spoke = self._progress = now
+        self._peer_resumed = True
+        self.outbox.extend(self._kept)
+        self._spoke = self._progress = now
 
     def _say_ack(self, now: float) -> None:
         self._put(Frame(self.stream_id, relay.ACK, ack=self._expected), now)

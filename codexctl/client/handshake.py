@@ -1,0 +1,133 @@
+"""The device's side of the handshakes of `noise_ik_v1` (PROTOCOL.md section 3)."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from typing import Any
+
+from codexctl.client.registry import HostOffline, Relay, connect
+from codexctl.client.store import HostRecord
+from codexctl.client.websocket import WebSocket
+from codexctl.errors import AuthenticationFailed, ConnectionFailed, ProtocolError, StateError
+from codexctl.noise.handshake import Initiator, prologue
+from codexctl.noise.keys import PrivateKey
+from codexctl.noise.suites import SUITES
+from codexctl.session import core
+from codexctl.session.records import reset_error
+from codexctl.wire import channel as wire
+from codexctl.wire import relay as frames
+from codexctl.wire.handshake import PROLOGUE_LABEL, PROTOCOL_VERSION
+
+HANDSHAKE_TIMEOUT_S = 10.0
+_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+
+
+def new_stream_id() -> str:
+    """A version 4 UUID as text (RFC 9562), without importing uuid."""
+    raw = bytearray(os.urandom(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    text = raw.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def check_key(record: HostRecord, host_key: bytes) -> None:
+    if host_key != record.host_key:
+        raise AuthenticationFailed(
+            f"the relay shows another key for {record.name} than was pinned at pairing",
+            hint="if the host was set up anew, pair again; if not, do not trust this relay",
+        )
+
+
+def handshake(
+    relay: Relay,
+    record: HostRecord,
+    key: PrivateKey,
+    *,
+    kind: int,
+    psk: bytes | None = None,
+) -> tuple[WebSocket, core.Session, dict[str, Any]]:
+    """A WebSocket, a session on it and what the host says of itself; all or nothing.
+
+    `record` needs name, environment_id, host_key and suite. `kind` is KIND_SESSION, or KIND_PAIRING
+    with the `psk` of the offer.
+    """
+    suite = SUITES.get(record.suite)
+    if suite is None:
+        raise StateError(
+            f"the host {record.name} was paired with the unknown suite {record.suite}",
+            hint="update codexctl, or pair again",
+        )
+    try:
+        answer = connect(relay, record.environment_id, suite, key.public_bytes)
+    except HostOffline as error:
+        raise HostOffline(
+            f"{record.name} is not connected to the relay: {error}",
+            hint="on the host, run: codexctl host serve (or codexctl up)",
+        ) from error
+    check_key(record, answer.host_key)
+    stream_id = new_stream_id()
+    initiator = Initiator(
+        suite,
+        key,
+        record.host_key,
+        prologue(PROLOGUE_LABEL, record.environment_id, answer.registration_id, stream_id),
+        pattern="IK" if psk is None else "IKpsk1",
+        psk=psk,
+    )
+    websocket = WebSocket(answer.url.reveal(), relay.pin)
+    try:
+        reply = exchange(websocket, stream_id, kind, initiator.write_first())
+        payload, transport = initiator.read_second(reply)
+        hello = wire.decode_json(payload)
+    except BaseException:
+        websocket.close()
+        raise
+    session = core.Session(stream_id, transport, time.monotonic(), is_device=True)
+    return websocket, session, hello
+
+
+def exchange(websocket: WebSocket, stream_id: str, kind: int, payload: bytes) -> bytes:
+    """Send one handshake frame and wait for the host's; its payload, without version and kind.
+
+    ConnectionFailed where none comes in HANDSHAKE_TIMEOUT_S, or the relay or host resets.
+    """
+    head = bytes((PROTOCOL_VERSION, kind))
+    websocket.send(frames.encode(frames.Frame(stream_id, frames.Handshake(head + payload))))
+    poll = select.poll()
+    deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ConnectionFailed(
+                "the host did not answer the handshake",
+                hint="is it awake? see: codexctl doctor HOST",
+            )
+        try:
+            websocket.write()
+            mask = _READABLE | (select.POLLOUT if websocket.wants_write else 0)
+            poll.register(websocket.fileno(), mask)
+            poll.poll(int(left * 1000) + 1)
+            alive = websocket.read()
+        except OSError as error:
+            raise ConnectionFailed(f"the relay broke the connection: {error}") from error
+        for message in websocket.messages():
+            frame = frames.decode(message)
+            if frame.stream_id != stream_id:
+                continue
+            if isinstance(frame.body, frames.Reset):
+                raise reset_error(frame.body.reason)
+            if isinstance(frame.body, frames.Handshake):
+                answer = bytes(frame.body.payload)
+                if answer[:2] != head:
+                    raise ProtocolError(
+                        "the host answered in another version of the protocol",
+                        hint="update codexctl on both ends",
+                    )
+                return answer[2:]
+        if not alive or websocket.closed_because:
+            raise ConnectionFailed(
+                f"the relay closed the connection {websocket.closed_because}".rstrip()
+            )

@@ -1,0 +1,115 @@
+"""The registry calls of PROTOCOL.md section 2, as device and as host."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from codexctl.client.http import Answer, request
+from codexctl.errors import AuthenticationFailed, ConnectionFailed, ProtocolError
+from codexctl.noise.keys import key_document, parse_key_document
+from codexctl.noise.suites import SECURITY_PROFILE, Suite
+from codexctl.secret import Secret
+
+
+class HostOffline(ConnectionFailed):
+    """The relay knows the host, or did, and it is not connected now."""
+
+    code = "offline"
+
+
+class Relay(NamedTuple):
+    """Where a relay is and how it is known: `pin` is the SHA-256 of its key, where self-signed."""
+
+    url: str
+    pin: bytes | None
+    token: Secret | None
+
+
+class Registration(NamedTuple):
+    """What a host gets: the WebSocket's URL (it holds a ticket) and the registration's id."""
+
+    url: Secret
+    registration_id: str
+
+
+class Connect(NamedTuple):
+    """What a device gets: as Registration, and the key that the relay says the host has."""
+
+    url: Secret
+    registration_id: str
+    suite: Suite
+    host_key: bytes
+
+
+def call(
+    relay: Relay, method: str, path: str, body: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One call; the JSON object of a 2xx answer. Errors are those of `_raise`."""
+    answer = request(
+        method, relay.url.rstrip("/") + path, token=relay.token, pin=relay.pin, body=body
+    )
+    if not 200 <= answer.status < 300:
+        _raise(answer, relay.url)
+    return answer.value
+
+
+def _raise(answer: Answer, url: str) -> None:
+    message = str(answer.value.get("message") or f"the relay answered HTTP {answer.status}")[:500]
+    hint = str(answer.value.get("hint") or "")[:500]
+    code = answer.value.get("error")
+    if answer.status in (401, 403):
+        raise AuthenticationFailed(message, hint=hint or "pair again: codexctl pair URL")
+    if code == "offline" or answer.status == 404:
+        raise HostOffline(message, hint=hint)
+    if 300 <= answer.status < 400:
+        raise ConnectionFailed(
+            f"the relay at {url} answered with a redirect", hint="use the address it redirects to"
+        )
+    raise ConnectionFailed(message, hint=hint)
+
+
+def _text(value: dict[str, Any], key: str, limit: int = 4096) -> str:
+    text = value.get(key)
+    if not isinstance(text, str) or not text or len(text) > limit:
+        raise ProtocolError(
+            f"the relay's answer lacks {key}", hint="is this really a codexctl relay?"
+        )
+    return text
+
+
+def register(relay: Relay, environment_id: str, suite: Suite, public_key: bytes) -> Registration:
+    """A host announces itself; it then opens a WebSocket to the URL."""
+    answer = call(
+        relay,
+        "POST",
+        f"/cloud/environment/{environment_id}/register",
+        {
+            "security_profile": SECURITY_PROFILE,
+            "executor_public_key": key_document(suite, public_key),
+        },
+    )
+    return Registration(
+        Secret(_text(answer, "url")), _text(answer, "executor_registration_id", 256)
+    )
+
+
+def connect(relay: Relay, environment_id: str, suite: Suite, public_key: bytes) -> Connect:
+    """A device asks for a way to a host. HostOffline where the host is not there."""
+    answer = call(
+        relay,
+        "POST",
+        f"/cloud/environment/{environment_id}/connect",
+        {"harness_public_key": key_document(suite, public_key)},
+    )
+    if answer.get("security_profile") != SECURITY_PROFILE:
+        raise ProtocolError(
+            "this host speaks the official protocol, not codexctl's",
+            hint="reach it with the official codex",
+        )
+    found, host_key = parse_key_document(answer.get("executor_public_key"))
+    return Connect(
+        Secret(_text(answer, "url")),
+        _text(answer, "executor_registration_id", 256),
+        found,
+        host_key,
+    )

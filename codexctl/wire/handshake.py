@@ -1,0 +1,10 @@
+"""The first two bytes of a handshake frame's payload, and the label that prologues begin with.
+
+PROTOCOL.md section 3.
+"""
+
+from __future__ import annotations
+
+PROTOCOL_VERSION = 1
+KIND_SESSION, KIND_PAIRING, KIND_CODE = 1, 2, 3
+PROLOGUE_LABEL = "codexctl-relay-noise/v1"
