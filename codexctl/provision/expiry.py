@@ -1,4 +1,4 @@
-"""Is a workspace past its ttl? Asked at the start of every command, so nothing heavy is imported."""
+"""Is a workspace past its ttl? Asked by every command at its start: nothing heavy is imported."""
 
 from __future__ import annotations
 
