@@ -1,7 +1,7 @@
 """What codexctl does on a machine over the pinned connection: a new host key, its own wheel.
 
-Everything it puts there lies in one folder of the user's, `~/.local/share/codexctl`, plus links that
-`uninstall` in that folder removes; so an adopted machine is left as it was found.
+Everything it puts there lies in one folder of the user's, `~/.local/share/codexctl`, plus links
+that `uninstall` in that folder removes; so an adopted machine is left as it was found.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Pipeline:
         self._link: Link | None = None
 
     def run(self, workspace: Workspace, *, goal: core.Goal) -> Workspace:
-        """Bring it to its goal; raises the error that stopped it. Another run's lock is an error."""
+        """Bring it to its goal, or raise what stopped it; a second run at once is an error."""
         if goal == "up" and workspace.goal == "gone":
             raise CodexctlError(
                 f"{workspace.name} is being destroyed",

@@ -8,8 +8,8 @@
 
 sshd counts connections that do not log in and shuts a client out (OpenSSH 9.8 and later: seconds
 for each, refused from 15 s on). So a refused port is tried often, which sshd never sees; a
-connection is made to log in, at once when the port opens; a refused login backs off; and waiting for
-cloud-init happens on the one connection that is open, on the machine's side.
+connection is made to log in, at once when the port opens; a refused login backs off; and waiting
+for cloud-init happens on the one connection that is open, on the machine's side.
 """
 
 from __future__ import annotations
