@@ -1,0 +1,108 @@
+"""`codexctl relay token`: bearer tokens of the relay that runs from this home."""
+
+from __future__ import annotations
+
+import click
+
+from codexctl.cli.output import confirm, emit, json_option, notice, yes_option
+
+
+@click.group()
+def token() -> None:
+    """Create, list and revoke bearer tokens of the relay of this CODEXCTL_HOME."""
+
+
+@token.command()
+@click.option("--name", required=True, help="What the token is for; shown in lists.")
+@click.option(
+    "--expires", metavar="TIME", default="30d", show_default=True, help="Such as 8h, 1d, 30d."
+)
+@click.option(
+    "--owner",
+    default="default",
+    show_default=True,
+    help="Whose hosts it registers; owners do not see each other.",
+)
+@json_option
+def create(name: str, expires: str, owner: str, as_json: bool) -> None:
+    """Create a token with which hosts register. It is shown once."""
+    from codexctl.durations import format_duration, parse_duration
+    from codexctl.errors import UsageError
+    from codexctl.paths import Home
+    from codexctl.relay.limits import Limits
+    from codexctl.relay.store import Store
+
+    seconds = parse_duration(expires)
+    longest = Limits().token_max_s
+    if seconds > longest:
+        raise UsageError(
+            f"a token lives at most {format_duration(longest)}", hint="give --expires 365d or less"
+        )
+    store = Store.open(Home.from_env())
+    try:
+        secret, made = store.create_token(name=name, expires_in_s=seconds, owner=owner)
+    finally:
+        store.close()
+    emit(
+        {"token": secret.reveal(), "id": made.id, "expires_at": made.expires_at},
+        as_json,
+        text=secret.reveal(),
+    )
+    if not as_json:
+        notice(f"{made.id} expires in {format_duration(seconds)}; it is not shown again")
+
+
+@token.command("list")
+@json_option
+def list_tokens(as_json: bool) -> None:
+    """List tokens: active ones, and those that ended in the last 30 days."""
+    import time
+
+    from codexctl.durations import format_duration
+    from codexctl.paths import Home
+    from codexctl.relay.registry import token_record
+    from codexctl.relay.store import Store
+
+    now = time.time()
+    store = Store.open(Home.from_env())
+    try:
+        records = [token_record(one, now) for one in store.tokens()]
+    finally:
+        store.close()
+    if not as_json:
+        for record in records:
+            left = record["expires_at"] - now
+            active = record["status"] == "active"
+            record["expires"] = f"in {format_duration(left)}" if active else ""
+    emit(
+        records,
+        as_json,
+        table=("id", "name", "owner", "kind", "environment_id", "status", "expires"),
+        empty="there are no tokens; make one with: codexctl relay token create --name NAME",
+    )
+
+
+@token.command()
+@click.argument("id_or_name")
+@yes_option
+@json_option
+def revoke(id_or_name: str, yes: bool, as_json: bool) -> None:
+    """Revoke the token of this id or name; its connections are cut within a second."""
+    import time
+
+    from codexctl.paths import Home
+    from codexctl.relay.store import Store
+
+    store = Store.open(Home.from_env())
+    try:
+        found = store.find_tokens(id_or_name, time.time())
+        if len(found) > 1:
+            confirm(f"{id_or_name!r} is the name of {len(found)} tokens; revoke all?", yes=yes)
+        for one in found:
+            store.revoke(one.id)
+    finally:
+        store.close()
+    if as_json:
+        emit({"revoked": [one.id for one in found]}, as_json)
+    else:
+        notice(f"revoked {', '.join(one.id for one in found)}")

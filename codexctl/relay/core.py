@@ -1,0 +1,513 @@
+"""Rooms: which WebSocket a frame goes to, and who waits for whom.
+
+No socket, clock, file or random source here: a past event and `now` go in, a list of effects to be
+performed in that order comes out. Payloads never come in at all.
+
+- A room is one environment of one owner. Owners are part of its key, so that nothing of one owner
+  can be named by another.
+- A room has at most one host link, any number of device links, and streams. A device claims a
+  stream by its first frame for it; the claim is the token's, outlives the link and ends
+  `claim_kept_s` after it, or with the token.
+- Only `Route` lets frames pass: of one stream, from one link to one other link of the same room.
+  The adapter keeps the routes beside its links and asks `unrouted` about every other frame.
+- A frame that cannot be delivered is dropped and its sender told why by a reset frame. The ends
+  resend what was not acknowledged.
+- A congested host stops the reading of those devices that send to it, each by itself. A host is
+  never stopped for a device: what a device does not read is queued up to a bound, then it is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from codexctl.relay.limits import Bucket, Limits
+from codexctl.wire import relay as wire
+
+LinkId = int
+StreamId = bytes
+
+# Reset reasons of PROTOCOL.md section 1.
+PEER_GONE = "peer-gone"
+PEER_SLOW = "peer-slow"
+STREAM_TAKEN = "stream-taken"
+LIMIT = "limit"
+
+# Close codes of PROTOCOL.md section 2.
+SERVICE_RESTART = 1012
+REPLACED = 4001
+TOKEN_REVOKED = 4002
+TOKEN_EXPIRED = 4003
+
+OWNER, DEVICE, PAIRING = "owner", "device", "pairing"
+
+
+class Principal(NamedTuple):
+    """Who a bearer token stands for. `environment_id` is empty for an owner's token."""
+
+    token_id: str
+    owner: str
+    kind: str
+    environment_id: str
+    expires_at: int
+
+
+class RoomKey(NamedTuple):
+    owner: str
+    environment_id: str
+
+
+class Send(NamedTuple):
+    """Send one of the relay's own frames."""
+
+    link: LinkId
+    message: bytes
+
+
+class Close(NamedTuple):
+    """Close a WebSocket after what is queued for it. For the core the link is gone already."""
+
+    link: LinkId
+    code: int
+    reason: str
+
+
+class Abort(NamedTuple):
+    """Cut a link that does not read: no close frame would get through."""
+
+    link: LinkId
+    reason: str
+
+
+class Route(NamedTuple):
+    """From now on frames of `stream` that come on `link` go to `to`."""
+
+    link: LinkId
+    stream: StreamId
+    to: LinkId
+
+
+class Unroute(NamedTuple):
+    """Undo a route of a link that stays."""
+
+    link: LinkId
+    stream: StreamId
+
+
+class Pause(NamedTuple):
+    """Read no more from this link."""
+
+    link: LinkId
+
+
+class Resume(NamedTuple):
+    """Read from this link again."""
+
+    link: LinkId
+
+
+Effect = Send | Close | Abort | Route | Unroute | Pause | Resume
+
+
+class Claim(NamedTuple):
+    """A stream and the token that owns it, as kept over a restart of the relay."""
+
+    room: RoomKey
+    stream: StreamId
+    token_id: str
+
+
+class _Stream:
+    __slots__ = ("device", "left_at", "token")
+
+    def __init__(self, token: _Usage) -> None:
+        self.token = token
+        self.device: _Link | None = None
+        self.left_at = 0.0
+
+
+class _Room:
+    __slots__ = ("host", "key", "links", "streams")
+
+    def __init__(self, key: RoomKey) -> None:
+        self.key = key
+        self.host: _Link | None = None
+        self.links = 0
+        self.streams: dict[StreamId, _Stream] = {}
+
+
+class _Usage:
+    """What one token has in use."""
+
+    __slots__ = ("bucket", "links", "streams", "token_id")
+
+    def __init__(self, token_id: str, bucket: Bucket) -> None:
+        self.token_id = token_id
+        self.bucket = bucket
+        self.links: set[LinkId] = set()
+        self.streams: set[tuple[RoomKey, StreamId]] = set()
+
+
+class _Link:
+    __slots__ = (
+        "expires_at",
+        "held_by",
+        "id",
+        "is_host",
+        "kind",
+        "queued",
+        "registration_id",
+        "room",
+        "streams",
+        "usage",
+        "waiting",
+    )
+
+    def __init__(self, link: LinkId, principal: Principal, room: _Room, usage: _Usage) -> None:
+        self.id = link
+        self.room = room
+        self.usage = usage
+        self.kind = principal.kind
+        self.expires_at = principal.expires_at
+        self.is_host = False
+        self.registration_id = ""
+        self.streams: set[StreamId] = set()  # of a device
+        self.queued = 0  # bytes that wait for this link's socket, while it is congested
+        self.waiting: set[LinkId] = set()  # devices whose reading this host has stopped
+        self.held_by: _Link | None = None  # the host that has stopped the reading of this device
+
+
+class Rooms:
+    """The state of all rooms. Methods are past events or questions; see the module."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._rooms: dict[RoomKey, _Room] = {}
+        self._links: dict[LinkId, _Link] = {}
+        self._usage: dict[str, _Usage] = {}
+        # Claims without a link, in the order in which they end.
+        self._idle: dict[tuple[RoomKey, StreamId], float] = {}
+        self._congested: dict[LinkId, _Link] = {}
+        self._owner_queued: dict[str, int] = {}
+        self.queued = 0
+        self.claims_changed: dict[tuple[RoomKey, StreamId], str | None] = {}
+
+    # Questions
+
+    def online(self, key: RoomKey) -> bool:
+        room = self._rooms.get(key)
+        return room is not None and room.host is not None
+
+    def stream_count(self, key: RoomKey) -> int:
+        """Streams of a room that a device is connected for."""
+        room = self._rooms.get(key)
+        return sum(s.device is not None for s in room.streams.values()) if room else 0
+
+    def claimer(self, key: RoomKey, stream: StreamId) -> str | None:
+        """The id of the token that has claimed a stream."""
+        room = self._rooms.get(key)
+        claimed = room.streams.get(stream) if room else None
+        return claimed.token.token_id if claimed else None
+
+    def counts(self) -> dict[str, int]:
+        """How much there is of everything, for the metrics."""
+        hosts = sum(room.host is not None for room in self._rooms.values())
+        return {
+            "hosts": hosts,
+            "devices": len(self._links) - hosts,
+            "streams": sum(len(room.streams) for room in self._rooms.values()),
+            "congested": len(self._congested),
+            "queued_bytes": self.queued,
+        }
+
+    def claims(self) -> Iterator[Claim]:
+        for key, room in self._rooms.items():
+            for stream, claimed in room.streams.items():
+                yield Claim(key, stream, claimed.token.token_id)
+
+    # Limits of a token
+
+    def spend_handshake(self, token_id: str, now: float) -> bool:
+        """Count a registration, a connect or a new stream; False when there were too many."""
+        return self._token(token_id, now).bucket.take(now)
+
+    def may_open(self, principal: Principal) -> bool:
+        """Whether this token may have one more WebSocket."""
+        usage = self._usage.get(principal.token_id)
+        if principal.kind == OWNER:
+            limit = self._limits.links_an_owner_token
+        else:
+            limit = self._limits.links_a_device_token
+        return usage is None or len(usage.links) < limit
+
+    # Events
+
+    def restored(self, claims: list[Claim], now: float) -> None:
+        """The relay started and these claims were made before."""
+        for claim in claims:
+            room = self._room(claim.room)
+            if claim.stream not in room.streams:
+                self._claim(room, claim.stream, self._token(claim.token_id, now))
+                self._idle_from(room, claim.stream, now)
+        self.claims_changed.clear()
+
+    def host_opened(
+        self,
+        link: LinkId,
+        principal: Principal,
+        environment_id: str,
+        registration_id: str,
+        now: float,
+    ) -> list[Effect]:
+        """The host of an environment connected its WebSocket; the one it had before is closed."""
+        room = self._room(RoomKey(principal.owner, environment_id))
+        effects: list[Effect] = []
+        if room.host is not None:
+            # Its successor is here: the devices need not hear that it went.
+            effects += self._close(room.host, REPLACED, "replaced by a newer connection", now, "")
+            room = self._room(RoomKey(principal.owner, environment_id))
+        host = self._open(link, principal, room, now)
+        host.is_host = True
+        host.registration_id = registration_id
+        room.host = host
+        for stream, claimed in room.streams.items():
+            if claimed.device is not None:
+                effects += _routes(claimed.device, host, stream)
+        return effects
+
+    def device_opened(
+        self, link: LinkId, principal: Principal, environment_id: str, now: float
+    ) -> list[Effect]:
+        room = self._room(RoomKey(principal.owner, environment_id))
+        self._open(link, principal, room, now)
+        return []
+
+    def unrouted(self, link: LinkId, stream: StreamId, now: float) -> list[Effect]:
+        """A frame came for which its link has no route. With a Route in the answer, it may go."""
+        sender = self._links.get(link)
+        if sender is None:
+            return []
+        if sender.is_host:
+            return [Send(link, reset(stream, PEER_GONE))]
+        room = sender.room
+        claimed = room.streams.get(stream)
+        if claimed is None:
+            usage = sender.usage
+            if sender.kind == OWNER:
+                limit = self._limits.streams_an_owner_token
+            else:
+                limit = self._limits.streams_a_device_token
+            if len(usage.streams) >= limit or not usage.bucket.take(now):
+                return [Send(link, reset(stream, LIMIT))]
+            claimed = self._claim(room, stream, usage)
+        elif claimed.token is not sender.usage:
+            return [Send(link, reset(stream, STREAM_TAKEN))]
+        effects: list[Effect] = []
+        if claimed.device is not sender:
+            if claimed.device is not None:
+                # The same device came back before its old connection was found dead.
+                claimed.device.streams.discard(stream)
+                effects.append(Unroute(claimed.device.id, stream))
+            self._idle.pop((room.key, stream), None)
+            claimed.device = sender
+            sender.streams.add(stream)
+        if room.host is None:
+            return [*effects, Send(link, reset(stream, PEER_GONE))]
+        return effects + _routes(sender, room.host, stream)
+
+    def left(self, link: LinkId, now: float) -> list[Effect]:
+        """A WebSocket is gone, whoever closed it."""
+        gone = self._links.get(link)
+        return [] if gone is None else self._forget(gone, now, PEER_GONE)
+
+    def registration_replaced(self, key: RoomKey, registration_id: str, now: float) -> list[Effect]:
+        """The environment has a new registration: a host link of another one is out of date."""
+        room = self._rooms.get(key)
+        host = room.host if room else None
+        if host is None or host.registration_id == registration_id:
+            return []
+        reason = "another key was registered for this environment"
+        return self._close(host, REPLACED, reason, now, PEER_GONE)
+
+    def token_ended(self, token_id: str, code: int, now: float) -> list[Effect]:
+        """A token was revoked or has expired: its links are cut and its claims dropped."""
+        usage = self._usage.get(token_id)
+        if usage is None:
+            return []
+        reason = "the token was revoked" if code == TOKEN_REVOKED else "the token has expired"
+        effects: list[Effect] = []
+        for link in list(usage.links):
+            effects += self._close(self._links[link], code, reason, now, PEER_GONE)
+        for key, stream in list(usage.streams):
+            self._drop_claim(key, stream)
+        self._usage.pop(token_id, None)
+        return effects
+
+    def drained(self, now: float) -> list[Effect]:
+        """The relay is about to end: every link is closed so that the ends come again."""
+        effects: list[Effect] = []
+        for link in list(self._links.values()):
+            if link.id in self._links:
+                effects += self._close(link, SERVICE_RESTART, "the relay restarts", now, "")
+        return effects
+
+    def ticked(self, now: float) -> list[Effect]:
+        """Time passed: claims and tokens end."""
+        effects: list[Effect] = []
+        while self._idle:
+            (key, stream), since = next(iter(self._idle.items()))
+            if now - since < self._limits.claim_kept_s:
+                break
+            self._drop_claim(key, stream)
+        expired = {link.usage.token_id for link in self._links.values() if link.expires_at <= now}
+        for token_id in expired:
+            effects += self.token_ended(token_id, TOKEN_EXPIRED, now)
+        for token_id, usage in list(self._usage.items()):
+            if not usage.links and not usage.streams and usage.bucket.full(now):
+                del self._usage[token_id]
+        return effects
+
+    # Backpressure
+
+    def pressed(self, link: LinkId, to: LinkId, queued: int, now: float) -> list[Effect]:
+        """A frame from `link` was given to `to`, which is congested: so many bytes wait there."""
+        receiver = self._links.get(to)
+        if receiver is None:
+            return []
+        effects: list[Effect] = []
+        sender = self._links.get(link)
+        if receiver.is_host and sender is not None and sender.held_by is None:
+            sender.held_by = receiver
+            receiver.waiting.add(link)
+            effects.append(Pause(link))
+        self._congested[to] = receiver
+        self._count_queue(receiver, queued)
+        if not receiver.is_host and queued > self._limits.queue_bytes_a_link:
+            effects += self._cut(receiver, now)
+        owner = receiver.room.key.owner
+        while self._owner_queued.get(owner, 0) > self._limits.queue_bytes_an_owner:
+            effects += self._cut(self._slowest(owner), now)
+        while self.queued > self._limits.queue_bytes:
+            effects += self._cut(self._slowest(None), now)
+        return effects
+
+    def relieved(self, link: LinkId) -> list[Effect]:
+        """The socket of a congested link has taken what was queued."""
+        receiver = self._links.get(link)
+        if receiver is None:
+            return []
+        return self._relieve(receiver)
+
+    # Inside
+
+    def _token(self, token_id: str, now: float) -> _Usage:
+        usage = self._usage.get(token_id)
+        if usage is None:
+            limits = self._limits
+            bucket = Bucket(limits.handshakes_a_second, limits.handshakes_at_once, now)
+            usage = self._usage[token_id] = _Usage(token_id, bucket)
+        return usage
+
+    def _room(self, key: RoomKey) -> _Room:
+        room = self._rooms.get(key)
+        if room is None:
+            room = self._rooms[key] = _Room(key)
+        return room
+
+    def _open(self, link: LinkId, principal: Principal, room: _Room, now: float) -> _Link:
+        usage = self._token(principal.token_id, now)
+        opened = self._links[link] = _Link(link, principal, room, usage)
+        usage.links.add(link)
+        room.links += 1
+        return opened
+
+    def _claim(self, room: _Room, stream: StreamId, usage: _Usage) -> _Stream:
+        claimed = room.streams[stream] = _Stream(usage)
+        usage.streams.add((room.key, stream))
+        self.claims_changed[room.key, stream] = usage.token_id
+        return claimed
+
+    def _idle_from(self, room: _Room, stream: StreamId, now: float) -> None:
+        room.streams[stream].device = None
+        self._idle.pop((room.key, stream), None)
+        self._idle[room.key, stream] = now
+
+    def _drop_claim(self, key: RoomKey, stream: StreamId) -> None:
+        room = self._rooms[key]
+        claimed = room.streams.pop(stream)
+        claimed.token.streams.discard((key, stream))
+        self._idle.pop((key, stream), None)
+        self.claims_changed[key, stream] = None
+        self._sweep(room)
+
+    def _sweep(self, room: _Room) -> None:
+        if not room.links and not room.streams:
+            self._rooms.pop(room.key, None)
+
+    def _close(self, link: _Link, code: int, reason: str, now: float, tell: str) -> list[Effect]:
+        return [Close(link.id, code, reason), *self._forget(link, now, tell)]
+
+    def _cut(self, link: _Link, now: float) -> list[Effect]:
+        return [Abort(link.id, PEER_SLOW), *self._forget(link, now, PEER_SLOW)]
+
+    def _forget(self, link: _Link, now: float, tell: str) -> list[Effect]:
+        """Take a link out; `tell` is the reset reason for those who talked with it, or empty."""
+        effects = self._relieve(link)
+        del self._links[link.id]
+        link.usage.links.discard(link.id)
+        room = link.room
+        room.links -= 1
+        if link.held_by is not None:
+            link.held_by.waiting.discard(link.id)
+        if link.is_host:
+            room.host = None
+            for stream, claimed in room.streams.items():
+                if claimed.device is not None:
+                    effects.append(Unroute(claimed.device.id, stream))
+                    if tell:
+                        effects.append(Send(claimed.device.id, reset(stream, tell)))
+        for stream in link.streams:
+            self._idle_from(room, stream, now)
+            if room.host is not None:
+                effects.append(Unroute(room.host.id, stream))
+                if tell:
+                    effects.append(Send(room.host.id, reset(stream, tell)))
+        self._sweep(room)
+        return effects
+
+    def _relieve(self, link: _Link) -> list[Effect]:
+        self._count_queue(link, 0)
+        self._congested.pop(link.id, None)
+        effects: list[Effect] = []
+        for waiting in link.waiting:
+            self._links[waiting].held_by = None
+            effects.append(Resume(waiting))
+        link.waiting.clear()
+        return effects
+
+    def _count_queue(self, link: _Link, size: int) -> None:
+        change = size - link.queued
+        if change:
+            link.queued = size
+            self.queued += change
+            owner = link.room.key.owner
+            total = self._owner_queued.get(owner, 0) + change
+            if total:
+                self._owner_queued[owner] = total
+            else:
+                self._owner_queued.pop(owner, None)
+
+    def _slowest(self, owner: str | None) -> _Link:
+        return max(
+            (x for x in self._congested.values() if owner is None or x.room.key.owner == owner),
+            key=lambda link: link.queued,
+        )
+
+
+def reset(stream: StreamId, reason: str) -> bytes:
+    """The relay's own reset frame."""
+    return wire.encode(wire.Frame(stream.decode(), wire.Reset(reason)))
+
+
+def _routes(device: _Link, host: _Link, stream: StreamId) -> list[Effect]:
+    return [Route(device.id, stream, host.id), Route(host.id, stream, device.id)]

@@ -1,0 +1,566 @@
+"""The registry calls of PROTOCOL.md section 2: a request and `now` in, an answer and effects out.
+
+No socket here; randomness comes in through `random`. What belongs to another owner is looked up
+under the caller's own name and is therefore not found, word for word as what does not exist.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from codexctl import __version__
+from codexctl.errors import StateError
+from codexctl.relay.core import (
+    DEVICE,
+    OWNER,
+    PAIRING,
+    TOKEN_REVOKED,
+    Effect,
+    Principal,
+    RoomKey,
+    Rooms,
+)
+from codexctl.relay.limits import Bucket, Limits
+from codexctl.relay.store import Store, Token
+
+SUITES = {
+    "noise_ik_v1": ("Noise_IK_25519_ChaChaPoly_BLAKE2s", "Noise_IK_25519_AESGCM_SHA256"),
+    "noise_hybrid_ik_v1": ("Noise_hybridIK_X25519+MLKEM768_AESGCM_SHA256",),
+}
+HYBRID = "noise_hybrid_ik_v1"
+X25519_KEY_BYTES = 32
+MLKEM768_KEY_BYTES = 1184
+STREAM_HEADER = "x-codex-noise-stream-id"
+SOCKET_PATH = "/v1/socket/"
+MIN_LIFETIME_S = 10
+
+_ENVIRONMENT = re.compile(r"[A-Za-z0-9_-]{1,256}", re.ASCII)
+_SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class Request(NamedTuple):
+    """One HTTP request. Header names are in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Answer(NamedTuple):
+    """A status, a JSON object (None: no content) and what the relay has to do as well."""
+
+    status: int
+    body: dict[str, Any] | None
+    effects: tuple[Effect, ...] = ()
+    retry_after_s: int = 0
+
+
+class Ticket(NamedTuple):
+    """What the URL of a WebSocket stands for, once."""
+
+    principal: Principal
+    environment_id: str
+    registration_id: str  # of a host; empty for a device
+    expires_at: float
+
+
+class Failure(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, code: str, message: str, hint: str = "", retry: int = 0):
+        super().__init__(message)
+        self.answer = Answer(
+            status, {"error": code, "message": message, "hint": hint}, retry_after_s=retry
+        )
+
+
+def not_found() -> Failure:
+    return Failure(404, "not-found", "there is no such thing here", "check the id and the token")
+
+
+def too_many(what: str, hint: str, retry: int = 0) -> Failure:
+    return Failure(429, "limit", what, hint, retry)
+
+
+class Registry:
+    """Answers the calls over a store and the rooms."""
+
+    def __init__(
+        self,
+        store: Store,
+        rooms: Rooms,
+        limits: Limits,
+        random: Callable[[int], bytes],
+        now: float,
+    ) -> None:
+        self._store = store
+        self._rooms = rooms
+        self._limits = limits
+        self._random = random
+        self._tickets: dict[bytes, Ticket] = {}
+        self._ticket_count: dict[str, int] = {}
+        self._claims = Bucket(limits.claims_a_minute / 60, limits.claims_a_minute, now)
+        self._nameplates: dict[int, Bucket] = {}
+        self.draining = False
+
+    def answer(self, request: Request, socket_base: str, now: float) -> Answer:
+        """Answer one call; `socket_base` is the ws: or wss: URL under which this relay is met."""
+        try:
+            return self._route(request, socket_base, now)
+        except Failure as failure:
+            return failure.answer
+        except StateError as error:
+            return Failure(507, "state", error.message, "look at the relay's disk and log").answer
+
+    def redeem(self, path: str, now: float) -> Ticket:
+        """Use up the ticket of a WebSocket's path. Failure when it does not open the door."""
+        if not path.startswith(SOCKET_PATH):
+            raise not_found()
+        ticket = self._take_ticket(hashlib.sha256(path[len(SOCKET_PATH) :].encode()).digest())
+        if ticket is None or ticket.expires_at <= now:
+            raise Failure(
+                404, "ticket", "this WebSocket URL is used up or expired", "ask for a new one"
+            )
+        if self.draining:
+            raise _draining()
+        if not self._store.live(ticket.principal.token_id, now):
+            raise _unauthorized()
+        if not self._rooms.may_open(ticket.principal):
+            raise too_many(
+                "this token has too many connections", "close some, or use another token"
+            )
+        return ticket
+
+    def ticked(self, now: float) -> None:
+        """Forget tickets that nobody used and buckets that are full."""
+        for digest, ticket in list(self._tickets.items()):
+            if ticket.expires_at > now:
+                break  # tickets live equally long, so the oldest stand first
+            self._take_ticket(digest)
+        for nameplate, bucket in list(self._nameplates.items()):
+            if bucket.full(now):
+                del self._nameplates[nameplate]
+
+    # Routing
+
+    def _route(self, request: Request, socket_base: str, now: float) -> Answer:
+        parts = request.path.split("?", 1)[0].strip("/").split("/")
+        match (request.method, parts):
+            case ("GET", ["v1", "health"]):
+                return self._health(now)
+            case ("POST", ["v1", "pairings", "claim"]):
+                return self._claim_pairing(_json(request), now)
+        if parts[:1] not in (["v1"], ["cloud"]):
+            raise not_found()
+        caller = self._authenticate(request, now)
+        match (request.method, parts):
+            case ("POST", ["cloud", "environment", environment, "register"]):
+                return self._register(caller, environment, _json(request), socket_base, now)
+            case ("POST", ["cloud", "environment", environment, "connect"]):
+                return self._connect(caller, environment, _json(request), socket_base, now)
+            case ("POST", ["cloud", "environment", environment, "validate"]):
+                return self._validate(caller, environment, request, now)
+            case ("GET", ["v1", "environments"]):
+                return self._environments(caller)
+            case ("GET", ["v1", "environments", environment]):
+                return Answer(200, self._environment(_reachable(caller, environment)))
+            case ("GET", ["v1", "tokens"]):
+                return self._tokens(_owner(caller), now)
+            case ("POST", ["v1", "tokens"]):
+                return self._create_token(_owner(caller), _json(request), now)
+            case ("DELETE", ["v1", "tokens", token_id]):
+                return self._revoke_token(caller, token_id, now)
+            case ("POST", ["v1", "pairings"]):
+                return self._create_pairing(_owner(caller), _json(request), now)
+            case ("DELETE", ["v1", "pairings", pairing_id]):
+                return self._end_pairing(_owner(caller), pairing_id, now)
+        raise not_found()
+
+    def _authenticate(self, request: Request, now: float) -> Principal:
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise _unauthorized()
+        principal = self._store.authenticate(secret.strip(), now)
+        if principal is None:
+            raise _unauthorized()
+        return principal
+
+    # Calls
+
+    def _health(self, now: float) -> Answer:
+        status = "draining" if self.draining else "ok"
+        return Answer(200, {"status": status, "version": __version__, "now": int(now)})
+
+    def _register(
+        self, caller: Principal, environment: str, body: dict[str, Any], base: str, now: float
+    ) -> Answer:
+        key = RoomKey(_owner(caller).owner, _environment_id(environment))
+        self._admit(caller, now)
+        profile = _text(body, "security_profile")
+        public_key = _key_document(body, "executor_public_key", profile)
+        known = self._store.registration(key)
+        if known is None:
+            owned = len(self._store.environments(key.owner))
+            if owned >= self._limits.environments_an_owner:
+                raise too_many("this owner has too many environments", "use another owner")
+        registration = self._store.register(key, profile, public_key, now)
+        ticket = self._ticket(caller, key.environment_id, registration.registration_id, now)
+        return Answer(
+            200,
+            {
+                "environment_id": key.environment_id,
+                "url": base + SOCKET_PATH + ticket,
+                "security_profile": profile,
+                "executor_registration_id": registration.registration_id,
+            },
+            tuple(self._rooms.registration_replaced(key, registration.registration_id, now)),
+        )
+
+    def _connect(
+        self, caller: Principal, environment: str, body: dict[str, Any], base: str, now: float
+    ) -> Answer:
+        key = _reachable(caller, environment)
+        self._admit(caller, now)
+        registration = self._store.registration(key)
+        if registration is None:
+            raise not_found()
+        public_key = _key_document(body, "harness_public_key", registration.security_profile)
+        ticket = self._ticket(caller, key.environment_id, "", now)
+        expires_at = int(now) + self._limits.ticket_s
+        return Answer(
+            200,
+            {
+                "environment_id": key.environment_id,
+                "url": base + SOCKET_PATH + ticket,
+                "security_profile": registration.security_profile,
+                "executor_registration_id": registration.registration_id,
+                "executor_public_key": json.loads(registration.public_key),
+                "harness_key_authorization": self._authorization(
+                    key, registration.registration_id, caller.token_id, expires_at, public_key
+                ),
+            },
+        )
+
+    def _validate(
+        self, caller: Principal, environment: str, request: Request, now: float
+    ) -> Answer:
+        key = RoomKey(_owner(caller).owner, _environment_id(environment))
+        registration = self._store.registration(key)
+        if registration is None:
+            raise not_found()
+        body = _json(request)
+        public_key = _canonical(_object(body, "harness_public_key"))
+        authorization = _text(body, "harness_key_authorization", limit=1024)
+        token_id, _, rest = authorization.partition(".")
+        expires, _, _ = rest.partition(".")
+        stream = request.headers.get(STREAM_HEADER, "").encode()
+        valid = (
+            _text(body, "executor_registration_id") == registration.registration_id
+            and expires.isascii()
+            and expires.isdigit()
+            and len(expires) < 12
+            and int(expires) > now
+            and hmac.compare_digest(
+                authorization.encode(),
+                self._authorization(
+                    key, registration.registration_id, token_id, int(expires), public_key
+                ).encode(),
+            )
+            and self._store.live(token_id, now)
+            and (not stream or self._rooms.claimer(key, stream) == token_id)
+        )
+        return Answer(200, {"valid": valid})
+
+    def _environments(self, caller: Principal) -> Answer:
+        if caller.kind == OWNER:
+            names = [name for name, _ in self._store.environments(caller.owner)]
+        else:
+            names = [caller.environment_id]
+        listed = []
+        for name in names:
+            try:
+                listed.append(self._environment(RoomKey(caller.owner, name)))
+            except Failure:
+                continue  # a token for an environment that has not registered yet
+        return Answer(200, {"environments": listed})
+
+    def _environment(self, key: RoomKey) -> dict[str, Any]:
+        registration = self._store.registration(key)
+        if registration is None:
+            raise not_found()
+        return {
+            "environment_id": key.environment_id,
+            "online": self._rooms.online(key),
+            "registered_at": registration.registered_at,
+            "streams": self._rooms.stream_count(key),
+        }
+
+    def _tokens(self, caller: Principal, now: float) -> Answer:
+        listed = [token_record(t, now) for t in self._store.tokens(caller.owner)]
+        return Answer(200, {"tokens": listed})
+
+    def _create_token(self, caller: Principal, body: dict[str, Any], now: float) -> Answer:
+        self._admit(caller, now)
+        name = _name(_text(body, "name"))
+        environment = _environment_id(_text(body, "environment_id"))
+        lifetime = _integer(body, "expires_in_s", MIN_LIFETIME_S, self._limits.token_max_s)
+        if self._store.registration(RoomKey(caller.owner, environment)) is None:
+            raise not_found()
+        used = self._store.live_device_tokens(caller.owner, now)
+        if used >= self._limits.device_tokens_an_owner:
+            raise too_many("this owner has too many device tokens", "revoke some of them")
+        secret, token = self._store.create_token(
+            name=name,
+            expires_in_s=lifetime,
+            owner=caller.owner,
+            environment_id=environment,
+            now=now,
+        )
+        return Answer(
+            200, {"token": secret.reveal(), "id": token.id, "expires_at": token.expires_at}
+        )
+
+    def _revoke_token(self, caller: Principal, token_id: str, now: float) -> Answer:
+        # An owner's tokens are revoked where they were made, on the relay's machine: who has got
+        # hold of one host must not cut the others.
+        token = self._store.token(token_id)
+        itself = token_id == caller.token_id
+        if token is None or not (
+            itself
+            or (caller.kind == OWNER and token.owner == caller.owner and token.kind == DEVICE)
+        ):
+            raise not_found()
+        self._store.revoke(token_id, now)
+        return Answer(204, None, tuple(self._rooms.token_ended(token_id, TOKEN_REVOKED, now)))
+
+    def _create_pairing(self, caller: Principal, body: dict[str, Any], now: float) -> Answer:
+        self._admit(caller, now)
+        key = RoomKey(caller.owner, _environment_id(_text(body, "environment_id")))
+        digest = _text(body, "ticket_sha256")
+        if not _SHA256_HEX.fullmatch(digest):
+            raise _bad("ticket_sha256 is not 64 hexadecimal digits")
+        lifetime = _integer(body, "expires_in_s", MIN_LIFETIME_S, self._limits.pairing_max_s)
+        if self._store.registration(key) is None:
+            raise not_found()
+        if (
+            self._store.live_pairings(now, caller.owner) >= self._limits.pairings_an_owner
+            or self._store.live_pairings(now) >= self._limits.pairings
+        ):
+            raise too_many("too many pairings are on offer", "wait until some have expired", 60)
+        pairing = self._store.add_pairing(key, bytes.fromhex(digest), lifetime, now)
+        if pairing is None:
+            raise _bad("this ticket was used before")
+        return Answer(
+            200,
+            {
+                "id": pairing.id,
+                "nameplate": pairing.nameplate,
+                "expires_at": pairing.expires_at,
+            },
+        )
+
+    def _end_pairing(self, caller: Principal, pairing_id: str, now: float) -> Answer:
+        pairing = self._store.pairing(pairing_id)
+        if pairing is None or pairing.owner != caller.owner:
+            raise not_found()
+        self._store.end_pairing(pairing_id, now)
+        return Answer(204, None)
+
+    def _claim_pairing(self, body: dict[str, Any], now: float) -> Answer:
+        nameplate = _integer(body, "nameplate", 1, 1_000_000)
+        per_minute = self._limits.claims_a_minute_a_nameplate
+        bucket = self._nameplates.get(nameplate)
+        if bucket is None:
+            bucket = Bucket(per_minute / 60, per_minute, now)
+        # The overall bound first: it also bounds how many buckets there are.
+        if not self._claims.take(now) or not bucket.take(now):
+            raise too_many("too many pairing codes were tried", "wait a minute", 60)
+        self._nameplates[nameplate] = bucket
+        if self.draining:
+            raise _draining()
+        pairing = self._store.pairing_at(nameplate, now)
+        if pairing is None:
+            raise not_found()
+        return Answer(
+            200,
+            {
+                "environment_id": pairing.environment_id,
+                "ticket": self._store.claim_ticket(pairing.id),
+            },
+        )
+
+    # Inside
+
+    def _admit(self, caller: Principal, now: float) -> None:
+        if self.draining:
+            raise _draining()
+        if not self._rooms.spend_handshake(caller.token_id, now):
+            raise too_many("this token calls too often", "wait a second", 1)
+
+    def _ticket(self, caller: Principal, environment: str, registration_id: str, now: float) -> str:
+        count = self._ticket_count.get(caller.token_id, 0)
+        if count >= self._limits.tickets_a_token:
+            raise too_many("this token has too many unused WebSocket URLs", "wait a minute", 60)
+        if not self._rooms.may_open(caller):
+            raise too_many(
+                "this token has too many connections", "close some, or use another token", 5
+            )
+        if caller.kind == PAIRING:
+            # The offer ends when it is used; the connection that used it has yet to finish.
+            grace = self._limits.pairing_grace_s
+            caller = caller._replace(expires_at=caller.expires_at + grace)
+        text = base64.urlsafe_b64encode(self._random(32)).rstrip(b"=").decode()
+        digest = hashlib.sha256(text.encode()).digest()
+        self._tickets[digest] = Ticket(
+            caller, environment, registration_id, now + self._limits.ticket_s
+        )
+        self._ticket_count[caller.token_id] = count + 1
+        return text
+
+    def _take_ticket(self, digest: bytes) -> Ticket | None:
+        ticket = self._tickets.pop(digest, None)
+        if ticket is not None:
+            token_id = ticket.principal.token_id
+            left = self._ticket_count[token_id] - 1
+            if left:
+                self._ticket_count[token_id] = left
+            else:
+                del self._ticket_count[token_id]
+        return ticket
+
+    def _authorization(
+        self, key: RoomKey, registration_id: str, token_id: str, expires_at: int, public_key: str
+    ) -> str:
+        fields = [*key, registration_id, token_id, str(expires_at), public_key]
+        mac = self._store.sign(json.dumps(fields).encode())
+        return f"{token_id}.{expires_at}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
+
+
+def token_record(token: Token, now: float) -> dict[str, Any]:
+    """A token as `token list` and the API show it."""
+    return {
+        "id": token.id,
+        "name": token.name,
+        "owner": token.owner,
+        "kind": token.kind,
+        "environment_id": token.environment_id,
+        "status": token.status(now),
+        "created_at": token.created_at,
+        "expires_at": token.expires_at,
+    }
+
+
+def _unauthorized() -> Failure:
+    return Failure(
+        401,
+        "unauthorized",
+        "the bearer token is missing, unknown, revoked or expired",
+        "make a new one on the relay: codexctl relay token create --name NAME",
+    )
+
+
+def _draining() -> Failure:
+    return Failure(503, "draining", "the relay is restarting", "try again in a moment", 1)
+
+
+def _bad(message: str) -> Failure:
+    return Failure(400, "bad-request", message)
+
+
+def _owner(caller: Principal) -> Principal:
+    if caller.kind != OWNER:
+        raise Failure(
+            403,
+            "forbidden",
+            "a device's token can connect to its environment and nothing else",
+            "use an owner's token",
+        )
+    return caller
+
+
+def _environment_id(text: str) -> str:
+    if not _ENVIRONMENT.fullmatch(text):
+        raise _bad("an environment id is 1 to 256 of A-Z a-z 0-9 - _")
+    return text
+
+
+def _reachable(caller: Principal, environment: str) -> RoomKey:
+    if caller.kind != OWNER and caller.environment_id != environment:
+        raise not_found()
+    return RoomKey(caller.owner, _environment_id(environment))
+
+
+def _json(request: Request) -> dict[str, Any]:
+    try:
+        value = json.loads(request.body)
+    except (ValueError, RecursionError):
+        raise _bad("the body is not JSON") from None
+    if not isinstance(value, dict):
+        raise _bad("the body is not a JSON object")
+    return value
+
+
+def _text(body: dict[str, Any], name: str, limit: int = 256) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not value or len(value) > limit:
+        raise _bad(f"{name} is not a text of 1 to {limit} characters")
+    return value
+
+
+def _name(text: str) -> str:
+    # A device's own words: what cannot be a name here is made one rather than refused.
+    name = "".join(c if c.isprintable() else " " for c in text).strip()[:100].strip()
+    if not name:
+        raise _bad("name has nothing that can be shown")
+    return name
+
+
+def _integer(body: dict[str, Any], name: str, least: int, most: int) -> int:
+    value = body.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise _bad(f"{name} is not a whole number from {least} to {most}")
+    return value
+
+
+def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
+    value = body.get(name)
+    if not isinstance(value, dict):
+        raise _bad(f"{name} is not an object")
+    return value
+
+
+def _canonical(document: dict[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+
+def _key_document(body: dict[str, Any], name: str, profile: str) -> str:
+    """A key document whose suite belongs to `profile`, in one canonical form."""
+    document = _object(body, name)
+    suites = SUITES.get(profile)
+    if suites is None:
+        raise _bad(f"the security profile {profile!r} is not known to this relay")
+    if document.get("suite") not in suites:
+        raise _bad(f"the suite of {name} does not belong to {profile}")
+    wanted = {"suite": None, "x25519_public_key": X25519_KEY_BYTES}
+    if profile == HYBRID:
+        wanted["mlkem768_public_key"] = MLKEM768_KEY_BYTES
+    for field, size in wanted.items():
+        if size is not None and not _is_key(document.get(field), size):
+            raise _bad(f"{field} of {name} is not base64 of {size} bytes")
+    return _canonical(document)
+
+
+def _is_key(value: object, size: int) -> bool:
+    if not isinstance(value, str) or len(value) > 2 * size:
+        return False
+    try:
+        return len(base64.b64decode(value, validate=True)) == size
+    except ValueError:
+        return False

@@ -1,0 +1,117 @@
+"""TLS of the relay: a certificate from files, or one made here whose key's hash devices pin."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import ipaddress
+import ssl
+from typing import TYPE_CHECKING
+
+from codexctl.errors import StateError, UsageError
+from codexctl.paths import Home
+from codexctl.state.files import create_private, read_private, replace_file
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+LIFETIME_DAYS = 3650  # the pin is what is trusted; the dates are there because X.509 wants some
+
+
+def context(cert: str, key: str) -> ssl.SSLContext:
+    """A server's context, TLS 1.2 and newer. UsageError where the files are not a pair."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.set_alpn_protocols(["http/1.1"])
+    try:
+        made.load_cert_chain(cert, key)
+    except ssl.SSLError as error:
+        raise UsageError(
+            f"{cert} and {key} are not a certificate and its private key ({error.reason})",
+            hint="give PEM files: --tls-cert CHAIN --tls-key KEY",
+        ) from error
+    except OSError as error:
+        raise StateError(f"cannot read {cert} or {key}: {error.strerror}") from error
+    return made
+
+
+def self_signed(home: Home, names: list[str]) -> tuple[str, str, str]:
+    """Paths of certificate and key in the home, made once, and the key's pin.
+
+    A new certificate is made for the same key when its names change: the pin, which paired
+    devices hold, stays.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    home.ensure()
+    key_path, cert_path = home.join("relay-tls.key"), home.join("relay-tls.crt")
+    try:
+        pem = read_private(key_path, what="the relay's TLS key")
+    except FileNotFoundError:
+        pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        create_private(key_path, pem)
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except ValueError as error:
+        raise StateError(
+            f"{key_path} is not a private key",
+            hint=f"move {key_path} away; devices that pinned it have to be paired again",
+        ) from error
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "codexctl relay")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=LIFETIME_DAYS))
+        .add_extension(x509.SubjectAlternativeName([_name(n) for n in names]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    replace_file(cert_path, certificate.public_bytes(serialization.Encoding.PEM))
+    return cert_path, key_path, spki_pin(cert_path)
+
+
+def spki_pin(cert: str) -> str:
+    """SHA-256 of the public key (SubjectPublicKeyInfo) of a PEM certificate, base64url."""
+    from cryptography import x509
+
+    with open(cert, "rb") as file:
+        return _pin(x509.load_pem_x509_certificate(file.read()))
+
+
+def spki_pin_of_der(certificate: bytes) -> str:
+    """The same of a DER certificate, as `SSLSocket.getpeercert(True)` gives it."""
+    from cryptography import x509
+
+    return _pin(x509.load_der_x509_certificate(certificate))
+
+
+def _pin(certificate: x509.Certificate) -> str:
+    from cryptography.hazmat.primitives import serialization
+
+    spki = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return base64.urlsafe_b64encode(hashlib.sha256(spki).digest()).rstrip(b"=").decode()
+
+
+def _name(host: str) -> x509.GeneralName:
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
