@@ -115,8 +115,24 @@ def _dispatch(argv: Sequence[str]) -> int:
     if list(argv) in (["--help"], ["-h"], ["help"]):
         sys.stdout.write(root_help())
         return 0
+    _warn_of_expired_workspaces()
     # The place of fast paths: a command that answers plain arguments without click stands here.
     return _run_click(argv)
+
+
+def _warn_of_expired_workspaces() -> None:
+    from codexctl.paths import Home
+    from codexctl.provision.expiry import expired_notice
+
+    try:
+        text = expired_notice(Home.from_env())
+    except CodexctlError:
+        # A home that cannot be used is what the command itself will speak about.
+        return
+    if text is not None:
+        from codexctl.cli.output import notice
+
+        notice(text)
 
 
 def _run_click(argv: Sequence[str]) -> int:

@@ -259,6 +259,8 @@ class progress:
     def __exit__(self, *_: object) -> None:
         if self._wanted:
             self._timer.cancel()
+            # It may be drawing at this moment; what it draws is removed below.
+            self._timer.join()
             if self._shown:
                 sys.stderr.write("\r\x1b[K")
                 sys.stderr.flush()

@@ -110,7 +110,9 @@ def _png_rows(data: bytes) -> list[list[int]]:
     for start in range(0, len(raw), stride):
         assert raw[start] in (0, 2)
         above = line if raw[start] == 2 else bytes(stride - 1)
-        line = bytes((a + b) & 0xFF for a, b in zip(raw[start + 1 : start + stride], above))
+        line = bytes(
+            (a + b) & 0xFF for a, b in zip(raw[start + 1 : start + stride], above, strict=True)
+        )
         bits = "".join(f"{byte:08b}" for byte in line)
         rows.append([1 - int(bit) for bit in bits[:width]])
     return rows
