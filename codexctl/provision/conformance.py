@@ -5,7 +5,7 @@
         def options(self) -> dict[str, Any]: return {"region": "north", "size": "small"}
         def provoke(self, fault): return acme_server.fault(fault)
 
-It wants a provider that talks to something which answers as its cloud does: the cloud's emulator, or
+It wants a provider that talks to something which answers as its cloud does: its emulator, or
 a server of the test's own. `open` is called anew wherever another process would be. A fault that
 `provoke` cannot bring about is skipped, visibly. Needs pytest.
 """

@@ -133,6 +133,11 @@ class Workspace:
         machine_user = self.machine.user if self.machine is not None else None
         return machine_user or self.plan.user or self.settings.user
 
+    @property
+    def stage_has_machine(self) -> bool:
+        """The provider has answered with a machine, and its end is not confirmed."""
+        return self.machine is not None and self.stage not in ("cleared", "forgotten")
+
     def expired(self, now: int) -> bool:
         return self.expires_at is not None and now >= self.expires_at and self.ended_at is None
 
