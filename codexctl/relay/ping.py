@@ -21,7 +21,7 @@ MAX_ANSWER_BYTES = 4096
 
 
 class Pong(NamedTuple):
-    """Latencies are round trips; `clock_skew_s` is the relay's clock minus ours, in whole seconds."""
+    """Latencies are round trips; `clock_skew_s`: the relay's clock minus ours, whole seconds."""
 
     relay: str
     status: str

@@ -1,0 +1,1 @@
+"""Measurements, not tests: `./dev bench` runs them and writes RESULTS.md."""
