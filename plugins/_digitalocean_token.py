@@ -41,7 +41,7 @@ def find_token(context: str, environ: Mapping[str, str], secrets: SecretStore) -
         token = doctl_token(text, context or environ.get("DIGITALOCEAN_CONTEXT", ""))
         if token:
             return token
-    wanted = f"a doctl context {context}" if context else "a DigitalOcean token"
+    wanted = f"doctl context {context}" if context else "DigitalOcean token"
     raise CredentialsMissing(
         f"there is no {wanted} in {', '.join(looked)}",
         hint="make one and keep it: codexctl provider login digitalocean",

@@ -266,9 +266,10 @@ class Droplets(Account):
         try:
             with usable_body("POST droplets"):
                 droplet.create()
+                int(droplet.id)
         except OutcomeUnknown:
             # The library reads the id first: with one, the droplet is there.
-            if not droplet.id:
+            if not isinstance(droplet.id, int):
                 raise
         ref = Ref(order.ref.workspace_id, order.plan.region, str(droplet.id))
         return Machine(ref, "making", None)

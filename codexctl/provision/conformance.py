@@ -121,13 +121,9 @@ class ProviderConformance:
     # What the tests below share.
 
     def all_options(self) -> dict[str, Any]:
-        context = click.Context(click.Command("provision"), resilient_parsing=True)
-        defaults = {
-            parameter.name: parameter.get_default(context)
-            for parameter in self.provider().options()
-            if parameter.name is not None
-        }
-        return {**defaults, **self.options()}
+        command = click.Command("provision", params=list(self.provider().options()))
+        context = command.make_context("provision", [], resilient_parsing=True)
+        return {**context.params, **self.options()}
 
     def open(self) -> Account:
         provider = self.provider()

@@ -25,7 +25,7 @@ from tests.clouds.digitalocean_catalogue import IMAGES, REGIONS, SIZES
 TOKEN = "dop_v1_" + "5" * 64
 READ_ONLY_TOKEN = "dop_v1_" + "6" * 64
 USER_DATA_MAX_BYTES = 65536
-KEY_LISTS_A_MINUTE = 10
+
 DEFAULT_PAGE, LARGEST_PAGE = 20, 200
 ALL = "*"
 
@@ -87,6 +87,7 @@ class Cloud:
         self.boot_error = False
         """The create action ends in error and the droplet stays new."""
         self.largest_page = LARGEST_PAGE
+        self.key_lists_a_minute = 10
         self.droplet_limit = 10
         self.account_status = "active"
         self.sold_out: set[tuple[str, str]] = set()
@@ -195,7 +196,7 @@ class Cloud:
     def list_keys(self, query: Body, body: Body) -> Answer:
         now = self.clock()
         self._key_lists = [at for at in self._key_lists if now - at < 60] + [now]
-        if len(self._key_lists) > KEY_LISTS_A_MINUTE:
+        if len(self._key_lists) > self.key_lists_a_minute:
             return refusal(429, "too_many_requests", "API Rate limit exceeded.", Retry_After="60")
         return self._page("ssh_keys", list(self.keys.values()), "account/keys", query)
 
@@ -386,7 +387,7 @@ class Cloud:
         self.actions[action["id"]] = action
         return action
 
-    def _finish(self, droplet_id: int, word: str, status: str) -> None:
+    def finish(self, droplet_id: int, word: str, status: str) -> None:
         for action in self.actions.values():
             if action["resource_id"] == droplet_id and action["type"] == word:
                 action["status"] = status
@@ -405,7 +406,7 @@ class Cloud:
             return droplet
         if droplet["status"] == "new":
             if self.boot_error:
-                self._finish(droplet_id, "create", "errored")
+                self.finish(droplet_id, "create", "errored")
             elif self._polls[droplet_id] >= self.boot_polls:
                 self._boot(droplet)
             self._polls[droplet_id] += 1
@@ -423,7 +424,7 @@ class Cloud:
                 "type": "public",
             },
         ]
-        self._finish(droplet["id"], "create", "completed")
+        self.finish(droplet["id"], "create", "completed")
 
     def _remove(self, droplet_id: int) -> None:
         del self.droplets[droplet_id]
@@ -460,7 +461,7 @@ class Cloud:
         action = self._act(droplet, body["type"])
         wanted = {"shutdown": "off", "power_off": "off", "power_on": "active"}
         droplet["status"] = wanted.get(body["type"], droplet["status"])
-        self._finish(droplet["id"], body["type"], "completed")
+        self.finish(droplet["id"], body["type"], "completed")
         return Answer(201, {"action": action})
 
     def list_actions(self, name: str, query: Body, body: Body) -> Answer:
