@@ -53,7 +53,7 @@ class ChannelHandler:
     def message(self, value: dict[str, Any]) -> None: ...
 
     def writable(self) -> None:
-        """More may be written than before."""
+        """More may be written; called once after `Channel.waiting` was set."""
 
     def closed(self, error: CodexctlError | None) -> None: ...
 
@@ -63,7 +63,7 @@ class Channel:
 
     def __init__(self, connection: Connection, number: int, handler: ChannelHandler) -> None:
         self.handler = handler
-        self._connection = connection
+        self.waiting = False  # set it to be told when more may be written
         self._number = number
         self._session = connection.session
 
@@ -241,6 +241,7 @@ class Connection:
                     self._dispatch(self.session.receive(message, time.monotonic()))
                 if self._failures and self.session.records.ready:
                     self._resumed()
+                self._offer_room()
                 if not alive or websocket.closed_because:
                     raise PathFault(f"the relay closed the connection {websocket.closed_because}")
         except SessionOver:
@@ -262,17 +263,22 @@ class Connection:
             handler = channel.handler
             if isinstance(event, core.DataArrived):
                 handler.data(event.stream, memoryview(event.data))
-            elif isinstance(event, core.Credited):
-                handler.writable()
             elif isinstance(event, core.MessageArrived):
                 handler.message(event.value)
             elif isinstance(event, core.EofArrived):
                 handler.eof(event.stream)
             elif isinstance(event, core.Accepted):
                 handler.opened(event.result)
-            else:
+            elif isinstance(event, core.Closed):
                 del self._channels[event.channel]
                 handler.closed(event.error)
+
+    def _offer_room(self) -> None:
+        # Credit or an ack may have come; both make room.
+        for channel in list(self._channels.values()):
+            if channel.waiting and channel.writable > 0:
+                channel.waiting = False
+                channel.handler.writable()
 
     def _flush(self) -> None:
         """Records from what is pending, messages onto the socket."""
@@ -342,6 +348,10 @@ class Connection:
         if self._told:
             self._told = False
             self._notice(f"connected to {self.record.name} again")
+
+    @property
+    def has_path(self) -> bool:
+        return self._websocket is not None
 
     def close(self) -> None:
         """End the session: the host learns it at once, if a path is there. Harmless when closed."""

@@ -48,11 +48,12 @@ def handshake(
     *,
     kind: int,
     psk: bytes | None = None,
+    offer_id: bytes = b"",
 ) -> tuple[WebSocket, core.Session, dict[str, Any]]:
     """A WebSocket, a session on it and what the host says of itself; all or nothing.
 
     `record` needs name, environment_id, host_key and suite. `kind` is KIND_SESSION, or KIND_PAIRING
-    with the `psk` of the offer.
+    with the `psk` and `offer_id` of the offer.
     """
     suite = SUITES.get(record.suite)
     if suite is None:
@@ -79,7 +80,7 @@ def handshake(
     )
     websocket = WebSocket(answer.url.reveal(), relay.pin)
     try:
-        reply = exchange(websocket, stream_id, kind, initiator.write_first())
+        reply = exchange(websocket, stream_id, kind, offer_id + initiator.write_first())
         payload, transport = initiator.read_second(reply)
         hello = wire.decode_json(payload)
     except BaseException:

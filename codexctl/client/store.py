@@ -89,6 +89,12 @@ class HostStore:
             row = rows[0] if len(rows) == 1 else None
         return None if row is None else _record(row)
 
+    def named(self, name: str) -> HostRecord | None:
+        """The host that has exactly this name here."""
+        db = self._open()
+        row = db and db.execute("SELECT * FROM hosts WHERE name = ?", (name,)).fetchone()
+        return _record(row) if row else None
+
     def add(self, record: HostRecord) -> None:
         """Keep a host, replacing an earlier pairing with the same one (also under another name).
 

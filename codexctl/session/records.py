@@ -3,8 +3,8 @@
 The rules:
 - A record is encrypted once, gets the next sequence number, and is kept until it is acked.
 - A path is a WebSocket, and the device gets new ones. On a new path it says with `resume` what it
-  expects next and the host answers in kind; what the other has not got is sent again, byte for byte,
-  and nothing before the peer's resume has come.
+  expects next and the host answers in kind; what the other has not got is sent again, byte for
+  byte, and nothing before the peer's resume has come.
 - Records are delivered in order, once. One that does not decrypt faults the path, not the session;
   too many such paths without progress end it.
 - Nothing sent for HEARTBEAT_S: a heartbeat. Nothing heard for DEAD_S: the path is faulted.
@@ -33,9 +33,16 @@ FAULTY_PATHS = 8  # in a row without a delivered record
 
 
 class PathFault(ConnectionFailed):
-    """This path brought something impossible, or nothing; get another one."""
+    """This path brought something impossible, or nothing; get another one.
+
+    `reported` is true where the other end or the relay said so and need not be told.
+    """
 
     code = "path"
+
+    def __init__(self, message: str, *, reported: bool = False) -> None:
+        super().__init__(message)
+        self.reported = reported
 
 
 class SessionOver(ConnectionFailed):
@@ -74,7 +81,8 @@ def reset_error(reason: str) -> PathFault | SessionOver:
                 "peer-slow": "this end read too slowly and the relay let go",
                 "busy": "the host is busy with other handshakes",
                 "limit": "the relay's limit of streams is reached",
-            }[name]
+            }[name],
+            reported=True,
         )
     message, hint = _ENDINGS.get(name, ("the other end closed the session", ""))
     if text:
@@ -121,6 +129,11 @@ class Records:
     def room(self) -> int:
         """Bytes of plaintext that may be sent now; 0 or less: wait for acks."""
         return KEPT_BYTES - self._kept_bytes
+
+    @property
+    def proven(self) -> bool:
+        """Whether a record has arrived: the peer then holds the keys of this session."""
+        return self._expected > 0
 
     @property
     def unacked(self) -> int:

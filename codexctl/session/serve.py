@@ -180,7 +180,8 @@ class ServedSession:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._over: asyncio.Future[CodexctlError | None] = loop.create_future()
-        self.alone_since = loop.time()
+        self.started = loop.time()
+        self.alone_since = self.started
 
     @property
     def congested(self) -> bool:
@@ -231,6 +232,11 @@ class ServedSession:
     @property
     def has_path(self) -> bool:
         return self._path is not None
+
+    @property
+    def unproven(self) -> bool:
+        """Whether nothing has shown yet that the device is alive and not a replayed message."""
+        return not self.core.records.proven
 
     def abandoned(self, now: float) -> bool:
         """Whether it has been without a path for too long."""

@@ -1,0 +1,126 @@
+"""`codexctl hosts`: the hosts that this device can reach, what they say of themselves, names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from codexctl.cli.output import confirm, emit, json_option, notice, yes_option
+from codexctl.cli.target import need_host, open_connection
+from codexctl.errors import CodexctlError
+from codexctl.paths import Home
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from codexctl.client.store import HostRecord
+
+ONLINE_CHECKS_AT_ONCE = 16
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+@click.option("--ssh", "with_ssh", is_flag=True, help="List the aliases of ~/.ssh/config as well.")
+@json_option
+def hosts(ctx: click.Context, with_ssh: bool, as_json: bool) -> None:
+    """List the hosts that this device is paired with, and whether each is online.
+
+    \b
+        codexctl hosts show NAME           what the host says of itself
+        codexctl hosts rename OLD NEW
+        codexctl hosts remove NAME         forget it here
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from codexctl.client.store import HostStore
+
+    rows = _listed(HostStore(Home.from_env()).all())
+    if with_ssh:
+        from codexctl.client.ssh_config import alias_names
+
+        rows += [
+            {"name": name, "transport": "ssh", "online": None, "relay": None, "scopes": None}
+            for name in alias_names()
+        ]
+    emit(
+        rows,
+        as_json,
+        table=("name", "transport", "online", "relay", "scopes"),
+        empty="no hosts yet: pair with one by codexctl pair URL",
+    )
+
+
+def _listed(records: list[HostRecord]) -> list[dict[str, Any]]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    if not records:
+        return []
+    with ThreadPoolExecutor(ONLINE_CHECKS_AT_ONCE) as pool:
+        states = list(pool.map(_online, records))
+    return [
+        {
+            "name": record.name,
+            "transport": "relay",
+            "online": online,
+            "relay": record.relay,
+            "scopes": list(record.scopes),
+            "own_name": record.own_name,
+            "id": record.environment_id,
+            "paired_at": record.paired_at,
+            "error": error,
+        }
+        for record, (online, error) in zip(records, states, strict=True)
+    ]
+
+
+def _online(record: HostRecord) -> tuple[bool, str | None]:
+    """Whether the relay has the host connected, and why that is not known."""
+    from codexctl.client.registry import Relay, call
+
+    try:
+        relay = Relay(record.relay, record.pin, record.token)
+        return bool(call(relay, "GET", f"/v1/environments/{record.environment_id}")["online"]), None
+    except (CodexctlError, KeyError) as error:
+        return False, str(error)
+
+
+@hosts.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Ask a host what it is: version, system, workspace, sandbox, codex, AGENTS.md files."""
+    from codexctl.client.ask import control
+
+    home = Home.from_env()
+    record = need_host(home, name)
+    with open_connection(home, record) as connection:
+        status = control(connection, "status")
+    emit(
+        {"name": record.name, "relay": record.relay, **status, "own_name": record.own_name}, as_json
+    )
+
+
+@hosts.command()
+@click.argument("old")
+@click.argument("new")
+def rename(old: str, new: str) -> None:
+    """Call the host OLD by another name here."""
+    from codexctl.client.pairing import check_pairable
+    from codexctl.client.store import HostStore
+
+    check_pairable(new)
+    HostStore(Home.from_env()).rename(old, new)
+
+
+@hosts.command()
+@click.argument("name")
+@yes_option
+def remove(name: str, yes: bool) -> None:
+    """Forget a host here. To end its trust in this device, revoke the device on the host."""
+    from codexctl.client.store import HostStore
+
+    home = Home.from_env()
+    record = need_host(home, name)
+    if confirm(f"forget {record.name} (to come back, it has to be paired again)?", yes=yes):
+        HostStore(home).remove(record.name)
+        notice(f"forgotten; on the host itself: codexctl devices revoke {record.device_id}")

@@ -1,0 +1,72 @@
+"""From a name on the command line to a way to reach the host: paired hosts, then SSH aliases."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from codexctl.cli.output import notice
+from codexctl.errors import ConnectionFailed
+from codexctl.paths import Home
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from codexctl.client.connection import Connection
+    from codexctl.client.ssh_config import SshTarget
+    from codexctl.client.store import HostRecord
+
+SSH_PREFIX = "ssh:"
+
+
+def find_host(home: Home, name: str) -> HostRecord | None:
+    """The paired host of this name; None for `ssh:NAME` and for what is not paired."""
+    if name.startswith(SSH_PREFIX):
+        return None
+    from codexctl.client.store import HostStore
+
+    return HostStore(home).find(name)
+
+
+def find_ssh(name: str) -> SshTarget:
+    """The SSH alias of this name. ConnectionFailed where there is neither host nor alias."""
+    from codexctl.client.ssh_config import find_alias
+
+    target = find_alias(name.removeprefix(SSH_PREFIX))
+    if target is None:
+        raise unknown_host(name)
+    return target
+
+
+def unknown_host(name: str) -> ConnectionFailed:
+    """The error for a name that is nobody's, with the nearest one that is somebody's."""
+    from difflib import get_close_matches
+
+    from codexctl.client.names import host_names
+
+    near = get_close_matches(name, host_names(Home.from_env()), n=1)
+    hint = f"did you mean {near[0]}? see: codexctl hosts" if near else ""
+    return ConnectionFailed(
+        f"no host is called {name}",
+        hint=hint or "pair with one: codexctl pair URL, or add it to ~/.ssh/config",
+    )
+
+
+def need_host(home: Home, name: str) -> HostRecord:
+    """The paired host of this name, for what works through a relay alone."""
+    record = find_host(home, name)
+    if record is None:
+        raise unknown_host(name)
+    return record
+
+
+def open_connection(home: Home, record: HostRecord) -> Connection:
+    """Connect to a paired host; news of its path go to stderr when that is a terminal."""
+    from codexctl.client.connection import Connection
+    from codexctl.state.identity import load_identity
+
+    return Connection.open(record, load_identity(home), path_notice)
+
+
+def path_notice(text: str) -> None:
+    if sys.stderr.isatty() or os.environ.get("CODEXCTL_DEBUG"):
+        notice(text)
