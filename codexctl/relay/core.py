@@ -18,112 +18,40 @@ performed in that order comes out. Payloads never come in at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
+from codexctl.relay.effects import (
+    LIMIT,
+    OWNER,
+    PEER_GONE,
+    PEER_SLOW,
+    REPLACED,
+    SERVICE_RESTART,
+    STREAM_TAKEN,
+    TOKEN_EXPIRED,
+    TOKEN_REVOKED,
+    Abort,
+    Claim,
+    Close,
+    Effect,
+    LinkId,
+    Pause,
+    Principal,
+    Resume,
+    RoomKey,
+    Route,
+    Send,
+    StreamId,
+    Unroute,
+)
 from codexctl.relay.limits import Bucket, Limits
 from codexctl.wire import relay as wire
 
-LinkId = int
-StreamId = bytes
-
-# Reset reasons of PROTOCOL.md section 1.
-PEER_GONE = "peer-gone"
-PEER_SLOW = "peer-slow"
-STREAM_TAKEN = "stream-taken"
-LIMIT = "limit"
-
-# Close codes of PROTOCOL.md section 2.
-SERVICE_RESTART = 1012
-REPLACED = 4001
-TOKEN_REVOKED = 4002
-TOKEN_EXPIRED = 4003
-
-OWNER, DEVICE, PAIRING = "owner", "device", "pairing"
-
-
-class Principal(NamedTuple):
-    """Who a bearer token stands for. `environment_id` is empty for an owner's token."""
-
-    token_id: str
-    owner: str
-    kind: str
-    environment_id: str
-    expires_at: int
-
-
-class RoomKey(NamedTuple):
-    owner: str
-    environment_id: str
-
-
-class Send(NamedTuple):
-    """Send one of the relay's own frames."""
-
-    link: LinkId
-    message: bytes
-
-
-class Close(NamedTuple):
-    """Close a WebSocket after what is queued for it. For the core the link is gone already."""
-
-    link: LinkId
-    code: int
-    reason: str
-
-
-class Abort(NamedTuple):
-    """Cut a link that does not read: no close frame would get through."""
-
-    link: LinkId
-    reason: str
-
-
-class Route(NamedTuple):
-    """From now on frames of `stream` that come on `link` go to `to`."""
-
-    link: LinkId
-    stream: StreamId
-    to: LinkId
-
-
-class Unroute(NamedTuple):
-    """Undo a route of a link that stays."""
-
-    link: LinkId
-    stream: StreamId
-
-
-class Pause(NamedTuple):
-    """Read no more from this link."""
-
-    link: LinkId
-
-
-class Resume(NamedTuple):
-    """Read from this link again."""
-
-    link: LinkId
-
-
-Effect = Send | Close | Abort | Route | Unroute | Pause | Resume
-
-
-class Claim(NamedTuple):
-    """A stream and the token that owns it, as kept over a restart of the relay."""
-
-    room: RoomKey
-    stream: StreamId
-    token_id: str
-
 
 class _Stream:
-    __slots__ = ("device", "left_at", "token")
+    __slots__ = ("device", "token")
 
     def __init__(self, token: _Usage) -> None:
         self.token = token
         self.device: _Link | None = None
-        self.left_at = 0.0
 
 
 class _Room:
@@ -139,13 +67,15 @@ class _Room:
 class _Usage:
     """What one token has in use."""
 
-    __slots__ = ("bucket", "links", "streams", "token_id")
+    __slots__ = ("bucket", "idle", "links", "streams", "token_id")
 
     def __init__(self, token_id: str, bucket: Bucket) -> None:
         self.token_id = token_id
         self.bucket = bucket
         self.links: set[LinkId] = set()
         self.streams: set[tuple[RoomKey, StreamId]] = set()
+        # Claims without a connection and since when, in that order.
+        self.idle: dict[tuple[RoomKey, StreamId], float] = {}
 
 
 class _Link:
@@ -185,12 +115,10 @@ class Rooms:
         self._rooms: dict[RoomKey, _Room] = {}
         self._links: dict[LinkId, _Link] = {}
         self._usage: dict[str, _Usage] = {}
-        # Claims without a link, in the order in which they end.
-        self._idle: dict[tuple[RoomKey, StreamId], float] = {}
         self._congested: dict[LinkId, _Link] = {}
         self._owner_queued: dict[str, int] = {}
         self.queued = 0
-        self.claims_changed: dict[tuple[RoomKey, StreamId], str | None] = {}
+        self._changed: dict[tuple[RoomKey, StreamId], str | None] = {}
 
     # Questions
 
@@ -220,10 +148,11 @@ class Rooms:
             "queued_bytes": self.queued,
         }
 
-    def claims(self) -> Iterator[Claim]:
-        for key, room in self._rooms.items():
-            for stream, claimed in room.streams.items():
-                yield Claim(key, stream, claimed.token.token_id)
+    def take_changes(self) -> list[tuple[RoomKey, StreamId, str | None]]:
+        """Claims made (with their token's id) and ended (None) since this was last asked."""
+        changes = [(key, stream, token) for (key, stream), token in self._changed.items()]
+        self._changed.clear()
+        return changes
 
     # Limits of a token
 
@@ -249,7 +178,7 @@ class Rooms:
             if claim.stream not in room.streams:
                 self._claim(room, claim.stream, self._token(claim.token_id, now))
                 self._idle_from(room, claim.stream, now)
-        self.claims_changed.clear()
+        self._changed.clear()
 
     def host_opened(
         self,
@@ -297,6 +226,9 @@ class Rooms:
                 limit = self._limits.streams_an_owner_token
             else:
                 limit = self._limits.streams_a_device_token
+            if len(usage.streams) >= limit and usage.idle:
+                # Whoever runs many short commands leaves claims behind; the oldest makes room.
+                self._drop_claim(*next(iter(usage.idle)))
             if len(usage.streams) >= limit or not usage.bucket.take(now):
                 return [Send(link, reset(stream, LIMIT))]
             claimed = self._claim(room, stream, usage)
@@ -308,7 +240,7 @@ class Rooms:
                 # The same device came back before its old connection was found dead.
                 claimed.device.streams.discard(stream)
                 effects.append(Unroute(claimed.device.id, stream))
-            self._idle.pop((room.key, stream), None)
+            sender.usage.idle.pop((room.key, stream), None)
             claimed.device = sender
             sender.streams.add(stream)
         if room.host is None:
@@ -354,11 +286,12 @@ class Rooms:
     def ticked(self, now: float) -> list[Effect]:
         """Time passed: claims and tokens end."""
         effects: list[Effect] = []
-        while self._idle:
-            (key, stream), since = next(iter(self._idle.items()))
-            if now - since < self._limits.claim_kept_s:
-                break
-            self._drop_claim(key, stream)
+        for usage in self._usage.values():
+            while usage.idle:
+                (key, stream), since = next(iter(usage.idle.items()))
+                if now - since < self._limits.claim_kept_s:
+                    break
+                self._drop_claim(key, stream)
         expired = {link.usage.token_id for link in self._links.values() if link.expires_at <= now}
         for token_id in expired:
             effects += self.token_ended(token_id, TOKEN_EXPIRED, now)
@@ -424,20 +357,21 @@ class Rooms:
     def _claim(self, room: _Room, stream: StreamId, usage: _Usage) -> _Stream:
         claimed = room.streams[stream] = _Stream(usage)
         usage.streams.add((room.key, stream))
-        self.claims_changed[room.key, stream] = usage.token_id
+        self._changed[room.key, stream] = usage.token_id
         return claimed
 
     def _idle_from(self, room: _Room, stream: StreamId, now: float) -> None:
-        room.streams[stream].device = None
-        self._idle.pop((room.key, stream), None)
-        self._idle[room.key, stream] = now
+        claimed = room.streams[stream]
+        claimed.device = None
+        claimed.token.idle.pop((room.key, stream), None)
+        claimed.token.idle[room.key, stream] = now
 
     def _drop_claim(self, key: RoomKey, stream: StreamId) -> None:
         room = self._rooms[key]
         claimed = room.streams.pop(stream)
         claimed.token.streams.discard((key, stream))
-        self._idle.pop((key, stream), None)
-        self.claims_changed[key, stream] = None
+        claimed.token.idle.pop((key, stream), None)
+        self._changed[key, stream] = None
         self._sweep(room)
 
     def _sweep(self, room: _Room) -> None:

@@ -21,6 +21,7 @@ from picows.picows import (  # type: ignore[attr-defined]  # its stub leaves WSP
     WSProtocol,
 )
 
+from codexctl.relay.calls import Answer, Failure, Request
 from codexctl.relay.limits import (
     HEAD_TIMEOUT_S,
     KEEPALIVE_TIMEOUT_S,
@@ -28,7 +29,6 @@ from codexctl.relay.limits import (
     MAX_HEAD_BYTES,
     READ_BYTES,
 )
-from codexctl.relay.registry import Answer, Failure, Request
 from codexctl.wire.relay import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ KEEPALIVE_TIMEOUT_S = 20.0  # between two requests of one connection
 # How long a peer may take to answer our close frame before its socket is aborted.
 CLOSE_TIMEOUT_S = 2.0
 # One read of a socket; bounds what a paused link still delivers, and picows' read buffer.
-READ_BYTES = 256 * KIB
+READ_BYTES = 128 * KIB
 # A link that sent nothing for one sweep is pinged; after three it is dead.
 SWEEP_S = 10.0
 SILENT_SWEEPS = 3
@@ -31,18 +31,18 @@ class Limits:
     pending_connections: int = 1_024
     # WebSockets of one owner token, which a fleet of hosts may share, and of any other token.
     links_an_owner_token: int = 4_096
-    links_a_device_token: int = 32
-    # Streams claimed with one token; a session is one stream, pairing another.
+    links_a_device_token: int = 256
+    # Streams claimed with one token: a session is one. Those without a connection make room.
     streams_an_owner_token: int = 4_096
-    streams_a_device_token: int = 256
+    streams_a_device_token: int = 512
     # Bytes accepted and not yet written to the receiver's socket. A session keeps at most 4 MiB
     # unacknowledged, so twice that is only reached by who does not read.
     queue_bytes_a_link: int = 8 * MIB
     queue_bytes_an_owner: int = 128 * MIB
     queue_bytes: int = 512 * MIB
     # New streams, registrations and connects a second of one token, and how many at once.
-    handshakes_a_second: float = 50.0
-    handshakes_at_once: int = 200
+    handshakes_a_second: float = 100.0
+    handshakes_at_once: int = 400
     # Pairing codes are short: these two bound how often anybody may try one.
     claims_a_minute: int = 60
     claims_a_minute_a_nameplate: int = 5

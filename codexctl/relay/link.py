@@ -18,7 +18,7 @@ from codexctl.wire import relay as wire
 if TYPE_CHECKING:
     import asyncio
 
-    from codexctl.relay.core import LinkId
+    from codexctl.relay.effects import LinkId
     from codexctl.relay.server import RelayServer
 
 _BINARY: Final = WSMsgType.BINARY

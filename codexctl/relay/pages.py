@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codexctl.relay.address import is_loopback
-from codexctl.relay.registry import Request
+from codexctl.relay.calls import Request
 
 PAIR_PAGE = b"""<!doctype html>
 <html lang="en">

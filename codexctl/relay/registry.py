@@ -11,55 +11,40 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from codexctl import __version__
 from codexctl.errors import StateError
-from codexctl.relay.core import (
-    DEVICE,
-    OWNER,
-    PAIRING,
-    TOKEN_REVOKED,
-    Effect,
-    Principal,
-    RoomKey,
-    Rooms,
+from codexctl.relay.calls import (
+    Answer,
+    Failure,
+    Request,
+    bad_request,
+    canonical,
+    checked_environment,
+    device_name,
+    draining,
+    integer,
+    json_object,
+    key_document,
+    not_found,
+    object_field,
+    text,
+    too_many,
+    unauthorized,
 )
+from codexctl.relay.core import Rooms
+from codexctl.relay.effects import DEVICE, OWNER, PAIRING, TOKEN_REVOKED, Principal, RoomKey
 from codexctl.relay.limits import Bucket, Limits
-from codexctl.relay.store import Store, Token
+from codexctl.relay.schema import Token
+from codexctl.relay.store import Store
 
-SUITES = {
-    "noise_ik_v1": ("Noise_IK_25519_ChaChaPoly_BLAKE2s", "Noise_IK_25519_AESGCM_SHA256"),
-    "noise_hybrid_ik_v1": ("Noise_hybridIK_X25519+MLKEM768_AESGCM_SHA256",),
-}
-HYBRID = "noise_hybrid_ik_v1"
-X25519_KEY_BYTES = 32
-MLKEM768_KEY_BYTES = 1184
 STREAM_HEADER = "x-codex-noise-stream-id"
 SOCKET_PATH = "/v1/socket/"
 MIN_LIFETIME_S = 10
 
-_ENVIRONMENT = re.compile(r"[A-Za-z0-9_-]{1,256}", re.ASCII)
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
-
-
-class Request(NamedTuple):
-    """One HTTP request. Header names are in lower case."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class Answer(NamedTuple):
-    """A status, a JSON object (None: no content) and what the relay has to do as well."""
-
-    status: int
-    body: dict[str, Any] | None
-    effects: tuple[Effect, ...] = ()
-    retry_after_s: int = 0
 
 
 class Ticket(NamedTuple):
@@ -69,24 +54,6 @@ class Ticket(NamedTuple):
     environment_id: str
     registration_id: str  # of a host; empty for a device
     expires_at: float
-
-
-class Failure(Exception):
-    """An answer that is an error."""
-
-    def __init__(self, status: int, code: str, message: str, hint: str = "", retry: int = 0):
-        super().__init__(message)
-        self.answer = Answer(
-            status, {"error": code, "message": message, "hint": hint}, retry_after_s=retry
-        )
-
-
-def not_found() -> Failure:
-    return Failure(404, "not-found", "there is no such thing here", "check the id and the token")
-
-
-def too_many(what: str, hint: str, retry: int = 0) -> Failure:
-    return Failure(429, "limit", what, hint, retry)
 
 
 class Registry:
@@ -129,9 +96,9 @@ class Registry:
                 404, "ticket", "this WebSocket URL is used up or expired", "ask for a new one"
             )
         if self.draining:
-            raise _draining()
+            raise draining()
         if not self._store.live(ticket.principal.token_id, now):
-            raise _unauthorized()
+            raise unauthorized()
         if not self._rooms.may_open(ticket.principal):
             raise too_many(
                 "this token has too many connections", "close some, or use another token"
@@ -156,15 +123,15 @@ class Registry:
             case ("GET", ["v1", "health"]):
                 return self._health(now)
             case ("POST", ["v1", "pairings", "claim"]):
-                return self._claim_pairing(_json(request), now)
+                return self._claim_pairing(json_object(request), now)
         if parts[:1] not in (["v1"], ["cloud"]):
             raise not_found()
         caller = self._authenticate(request, now)
         match (request.method, parts):
             case ("POST", ["cloud", "environment", environment, "register"]):
-                return self._register(caller, environment, _json(request), socket_base, now)
+                return self._register(caller, environment, json_object(request), socket_base, now)
             case ("POST", ["cloud", "environment", environment, "connect"]):
-                return self._connect(caller, environment, _json(request), socket_base, now)
+                return self._connect(caller, environment, json_object(request), socket_base, now)
             case ("POST", ["cloud", "environment", environment, "validate"]):
                 return self._validate(caller, environment, request, now)
             case ("GET", ["v1", "environments"]):
@@ -174,11 +141,11 @@ class Registry:
             case ("GET", ["v1", "tokens"]):
                 return self._tokens(_owner(caller), now)
             case ("POST", ["v1", "tokens"]):
-                return self._create_token(_owner(caller), _json(request), now)
+                return self._create_token(_owner(caller), json_object(request), now)
             case ("DELETE", ["v1", "tokens", token_id]):
                 return self._revoke_token(caller, token_id, now)
             case ("POST", ["v1", "pairings"]):
-                return self._create_pairing(_owner(caller), _json(request), now)
+                return self._create_pairing(_owner(caller), json_object(request), now)
             case ("DELETE", ["v1", "pairings", pairing_id]):
                 return self._end_pairing(_owner(caller), pairing_id, now)
         raise not_found()
@@ -186,10 +153,10 @@ class Registry:
     def _authenticate(self, request: Request, now: float) -> Principal:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            raise _unauthorized()
+            raise unauthorized()
         principal = self._store.authenticate(secret.strip(), now)
         if principal is None:
-            raise _unauthorized()
+            raise unauthorized()
         return principal
 
     # Calls
@@ -201,10 +168,10 @@ class Registry:
     def _register(
         self, caller: Principal, environment: str, body: dict[str, Any], base: str, now: float
     ) -> Answer:
-        key = RoomKey(_owner(caller).owner, _environment_id(environment))
+        key = RoomKey(_owner(caller).owner, checked_environment(environment))
         self._admit(caller, now)
-        profile = _text(body, "security_profile")
-        public_key = _key_document(body, "executor_public_key", profile)
+        profile = text(body, "security_profile")
+        public_key = key_document(body, "executor_public_key", profile)
         known = self._store.registration(key)
         if known is None:
             owned = len(self._store.environments(key.owner))
@@ -231,7 +198,7 @@ class Registry:
         registration = self._store.registration(key)
         if registration is None:
             raise not_found()
-        public_key = _key_document(body, "harness_public_key", registration.security_profile)
+        public_key = key_document(body, "harness_public_key", registration.security_profile)
         ticket = self._ticket(caller, key.environment_id, "", now)
         expires_at = int(now) + self._limits.ticket_s
         return Answer(
@@ -251,18 +218,18 @@ class Registry:
     def _validate(
         self, caller: Principal, environment: str, request: Request, now: float
     ) -> Answer:
-        key = RoomKey(_owner(caller).owner, _environment_id(environment))
+        key = RoomKey(_owner(caller).owner, checked_environment(environment))
         registration = self._store.registration(key)
         if registration is None:
             raise not_found()
-        body = _json(request)
-        public_key = _canonical(_object(body, "harness_public_key"))
-        authorization = _text(body, "harness_key_authorization", limit=1024)
+        body = json_object(request)
+        public_key = canonical(object_field(body, "harness_public_key"))
+        authorization = text(body, "harness_key_authorization", limit=1024)
         token_id, _, rest = authorization.partition(".")
         expires, _, _ = rest.partition(".")
         stream = request.headers.get(STREAM_HEADER, "").encode()
         valid = (
-            _text(body, "executor_registration_id") == registration.registration_id
+            text(body, "executor_registration_id") == registration.registration_id
             and expires.isascii()
             and expires.isdigit()
             and len(expires) < 12
@@ -308,9 +275,9 @@ class Registry:
 
     def _create_token(self, caller: Principal, body: dict[str, Any], now: float) -> Answer:
         self._admit(caller, now)
-        name = _name(_text(body, "name"))
-        environment = _environment_id(_text(body, "environment_id"))
-        lifetime = _integer(body, "expires_in_s", MIN_LIFETIME_S, self._limits.token_max_s)
+        name = device_name(text(body, "name"))
+        environment = checked_environment(text(body, "environment_id"))
+        lifetime = integer(body, "expires_in_s", MIN_LIFETIME_S, self._limits.token_max_s)
         if self._store.registration(RoomKey(caller.owner, environment)) is None:
             raise not_found()
         used = self._store.live_device_tokens(caller.owner, now)
@@ -342,11 +309,11 @@ class Registry:
 
     def _create_pairing(self, caller: Principal, body: dict[str, Any], now: float) -> Answer:
         self._admit(caller, now)
-        key = RoomKey(caller.owner, _environment_id(_text(body, "environment_id")))
-        digest = _text(body, "ticket_sha256")
+        key = RoomKey(caller.owner, checked_environment(text(body, "environment_id")))
+        digest = text(body, "ticket_sha256")
         if not _SHA256_HEX.fullmatch(digest):
-            raise _bad("ticket_sha256 is not 64 hexadecimal digits")
-        lifetime = _integer(body, "expires_in_s", MIN_LIFETIME_S, self._limits.pairing_max_s)
+            raise bad_request("ticket_sha256 is not 64 hexadecimal digits")
+        lifetime = integer(body, "expires_in_s", MIN_LIFETIME_S, self._limits.pairing_max_s)
         if self._store.registration(key) is None:
             raise not_found()
         if (
@@ -356,7 +323,7 @@ class Registry:
             raise too_many("too many pairings are on offer", "wait until some have expired", 60)
         pairing = self._store.add_pairing(key, bytes.fromhex(digest), lifetime, now)
         if pairing is None:
-            raise _bad("this ticket was used before")
+            raise bad_request("this ticket was used before")
         return Answer(
             200,
             {
@@ -374,7 +341,7 @@ class Registry:
         return Answer(204, None)
 
     def _claim_pairing(self, body: dict[str, Any], now: float) -> Answer:
-        nameplate = _integer(body, "nameplate", 1, 1_000_000)
+        nameplate = integer(body, "nameplate", 1, 1_000_000)
         per_minute = self._limits.claims_a_minute_a_nameplate
         bucket = self._nameplates.get(nameplate)
         if bucket is None:
@@ -384,7 +351,7 @@ class Registry:
             raise too_many("too many pairing codes were tried", "wait a minute", 60)
         self._nameplates[nameplate] = bucket
         if self.draining:
-            raise _draining()
+            raise draining()
         pairing = self._store.pairing_at(nameplate, now)
         if pairing is None:
             raise not_found()
@@ -400,7 +367,7 @@ class Registry:
 
     def _admit(self, caller: Principal, now: float) -> None:
         if self.draining:
-            raise _draining()
+            raise draining()
         if not self._rooms.spend_handshake(caller.token_id, now):
             raise too_many("this token calls too often", "wait a second", 1)
 
@@ -457,23 +424,6 @@ def token_record(token: Token, now: float) -> dict[str, Any]:
     }
 
 
-def _unauthorized() -> Failure:
-    return Failure(
-        401,
-        "unauthorized",
-        "the bearer token is missing, unknown, revoked or expired",
-        "make a new one on the relay: codexctl relay token create --name NAME",
-    )
-
-
-def _draining() -> Failure:
-    return Failure(503, "draining", "the relay is restarting", "try again in a moment", 1)
-
-
-def _bad(message: str) -> Failure:
-    return Failure(400, "bad-request", message)
-
-
 def _owner(caller: Principal) -> Principal:
     if caller.kind != OWNER:
         raise Failure(
@@ -485,82 +435,7 @@ def _owner(caller: Principal) -> Principal:
     return caller
 
 
-def _environment_id(text: str) -> str:
-    if not _ENVIRONMENT.fullmatch(text):
-        raise _bad("an environment id is 1 to 256 of A-Z a-z 0-9 - _")
-    return text
-
-
 def _reachable(caller: Principal, environment: str) -> RoomKey:
     if caller.kind != OWNER and caller.environment_id != environment:
         raise not_found()
-    return RoomKey(caller.owner, _environment_id(environment))
-
-
-def _json(request: Request) -> dict[str, Any]:
-    try:
-        value = json.loads(request.body)
-    except (ValueError, RecursionError):
-        raise _bad("the body is not JSON") from None
-    if not isinstance(value, dict):
-        raise _bad("the body is not a JSON object")
-    return value
-
-
-def _text(body: dict[str, Any], name: str, limit: int = 256) -> str:
-    value = body.get(name)
-    if not isinstance(value, str) or not value or len(value) > limit:
-        raise _bad(f"{name} is not a text of 1 to {limit} characters")
-    return value
-
-
-def _name(text: str) -> str:
-    # A device's own words: what cannot be a name here is made one rather than refused.
-    name = "".join(c if c.isprintable() else " " for c in text).strip()[:100].strip()
-    if not name:
-        raise _bad("name has nothing that can be shown")
-    return name
-
-
-def _integer(body: dict[str, Any], name: str, least: int, most: int) -> int:
-    value = body.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise _bad(f"{name} is not a whole number from {least} to {most}")
-    return value
-
-
-def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
-    value = body.get(name)
-    if not isinstance(value, dict):
-        raise _bad(f"{name} is not an object")
-    return value
-
-
-def _canonical(document: dict[str, Any]) -> str:
-    return json.dumps(document, sort_keys=True, separators=(",", ":"))
-
-
-def _key_document(body: dict[str, Any], name: str, profile: str) -> str:
-    """A key document whose suite belongs to `profile`, in one canonical form."""
-    document = _object(body, name)
-    suites = SUITES.get(profile)
-    if suites is None:
-        raise _bad(f"the security profile {profile!r} is not known to this relay")
-    if document.get("suite") not in suites:
-        raise _bad(f"the suite of {name} does not belong to {profile}")
-    wanted = {"suite": None, "x25519_public_key": X25519_KEY_BYTES}
-    if profile == HYBRID:
-        wanted["mlkem768_public_key"] = MLKEM768_KEY_BYTES
-    for field, size in wanted.items():
-        if size is not None and not _is_key(document.get(field), size):
-            raise _bad(f"{field} of {name} is not base64 of {size} bytes")
-    return _canonical(document)
-
-
-def _is_key(value: object, size: int) -> bool:
-    if not isinstance(value, str) or len(value) > 2 * size:
-        return False
-    try:
-        return len(base64.b64decode(value, validate=True)) == size
-    except ValueError:
-        return False
+    return RoomKey(caller.owner, checked_environment(environment))

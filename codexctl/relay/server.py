@@ -33,14 +33,15 @@ from codexctl.relay.address import (
     reachable_name,
     resolve,
 )
-from codexctl.relay.core import (
+from codexctl.relay.calls import Answer, Failure, Request
+from codexctl.relay.core import Rooms
+from codexctl.relay.effects import (
     TOKEN_REVOKED,
     Abort,
     Close,
     Effect,
     Pause,
     Resume,
-    Rooms,
     Route,
     Send,
 )
@@ -49,7 +50,7 @@ from codexctl.relay.limits import HEAD_TIMEOUT_S, SILENT_SWEEPS, SWEEP_S, Limits
 from codexctl.relay.link import Link
 from codexctl.relay.log import EventLog, NoLog
 from codexctl.relay.pages import PAIR_PAGE, is_local, metrics
-from codexctl.relay.registry import Answer, Failure, Registry, Request, Ticket
+from codexctl.relay.registry import Registry, Ticket
 from codexctl.relay.store import Store
 from codexctl.wire import relay as wire
 
@@ -83,6 +84,7 @@ class RelayServer:
 
     loop: asyncio.AbstractEventLoop
     base_url: str  # for people and registry calls: http or https, without a slash at its end
+    port: int  # that it listens on
     pin: str  # of the self-signed certificate's key; empty otherwise
     store: Store
 
@@ -109,6 +111,7 @@ class RelayServer:
         self._timer: asyncio.TimerHandle | None = None
         self._counts: Counter[str] = Counter()
         self._ticks = 0
+        self._last_error = ""
 
     async def __aenter__(self) -> Self:
         self.loop = asyncio.get_running_loop()
@@ -323,7 +326,7 @@ class RelayServer:
                     f"cannot listen on {host} port {port}: {error.strerror}",
                     hint="another program may use it: take another --listen, or port 0",
                 ) from error
-            port = listening.getsockname()[1]
+            self.port = port = listening.getsockname()[1]
             self._servers.append(
                 await aiofastnet.create_server(
                     self.loop,
@@ -405,7 +408,11 @@ class RelayServer:
                 self.store.clean(now)
         except CodexctlError as error:
             # A full or failing disk stops no frame; registrations and tokens say so themselves.
-            self.config.log.event("error", message=error.message)
+            if error.message != self._last_error:
+                self.config.log.event("error", message=error.message)
+            self._last_error = error.message
+        else:
+            self._last_error = ""
 
     def _sweep(self) -> None:
         """Ping who said nothing for a while, cut who did not answer; a tenth of all each second."""
@@ -426,10 +433,11 @@ class RelayServer:
                 link.ping()
 
     def _save_claims(self) -> None:
-        changes = self._rooms.claims_changed
+        # What a failing disk does not take is forgotten: those streams lose their protection if
+        # the relay is restarted, and nothing piles up here.
+        changes = self._rooms.take_changes()
         if changes:
-            self.store.save_claims((key, stream, token) for (key, stream), token in changes.items())
-            changes.clear()
+            self.store.save_claims(changes)
 
 
 def raise_file_limit() -> None:

@@ -13,11 +13,11 @@ import hmac
 import secrets
 import sqlite3
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from codexctl.errors import CodexctlError, UsageError
 from codexctl.paths import Home
-from codexctl.relay.core import DEVICE, OWNER, PAIRING, Claim, Principal, RoomKey
+from codexctl.relay.effects import DEVICE, OWNER, PAIRING, Claim, Principal, RoomKey
+from codexctl.relay.schema import MIGRATIONS, Pairing, Registration, Token
 from codexctl.secret import Secret
 from codexctl.state.database import describe_sqlite_error, now_s, open_database, transaction
 
@@ -28,93 +28,11 @@ ENDED_KEPT_S = 30 * 86_400  # revoked and expired tokens stay listed so long
 STALE_REGISTRATION_S = 180 * 86_400
 SEEN_STEP_S = 86_400  # how exactly it is known when a host was last here
 
-_MIGRATIONS = (
-    (
-        "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
-        """CREATE TABLE tokens (
-            id TEXT PRIMARY KEY,
-            owner TEXT NOT NULL,
-            name TEXT NOT NULL,
-            kind TEXT NOT NULL CHECK (kind IN ('owner', 'device')),
-            environment_id TEXT NOT NULL DEFAULT '',
-            secret_sha256 BLOB NOT NULL UNIQUE,
-            created_at INTEGER NOT NULL,
-            expires_at INTEGER NOT NULL,
-            revoked_at INTEGER
-        ) WITHOUT ROWID""",
-        """CREATE TABLE registrations (
-            owner TEXT NOT NULL,
-            environment_id TEXT NOT NULL,
-            registration_id TEXT NOT NULL,
-            security_profile TEXT NOT NULL,
-            public_key TEXT NOT NULL,
-            registered_at INTEGER NOT NULL,
-            seen_at INTEGER NOT NULL,
-            PRIMARY KEY (owner, environment_id)
-        ) WITHOUT ROWID""",
-        """CREATE TABLE pairings (
-            id TEXT PRIMARY KEY,
-            owner TEXT NOT NULL,
-            environment_id TEXT NOT NULL,
-            nameplate INTEGER NOT NULL,
-            ticket_sha256 BLOB NOT NULL UNIQUE,
-            claim_sha256 BLOB NOT NULL UNIQUE,
-            expires_at INTEGER NOT NULL,
-            ended_at INTEGER
-        ) WITHOUT ROWID""",
-        """CREATE TABLE claims (
-            owner TEXT NOT NULL,
-            environment_id TEXT NOT NULL,
-            stream BLOB NOT NULL,
-            token_id TEXT NOT NULL,
-            PRIMARY KEY (owner, environment_id, stream)
-        ) WITHOUT ROWID""",
-    ),
-)
-
 
 class NoSuchToken(CodexctlError):
     """A token id or name that is not there."""
 
     code = "no-such-token"
-
-
-class Token(NamedTuple):
-    """A bearer token without its secret. Times are seconds since the epoch."""
-
-    id: str
-    owner: str
-    name: str
-    kind: str
-    environment_id: str
-    created_at: int
-    expires_at: int
-    revoked_at: int | None
-
-    def status(self, now: float) -> str:
-        if self.revoked_at is not None:
-            return "revoked"
-        return "expired" if self.expires_at <= now else "active"
-
-
-class Registration(NamedTuple):
-    """What a host said about itself when it registered. `public_key` is a JSON document."""
-
-    registration_id: str
-    security_profile: str
-    public_key: str
-    registered_at: int
-
-
-class Pairing(NamedTuple):
-    """A pairing on offer."""
-
-    id: str
-    owner: str
-    environment_id: str
-    nameplate: int
-    expires_at: int
-    ended_at: int | None
 
 
 def sha256(secret: str) -> bytes:
@@ -126,7 +44,7 @@ class Store:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._db = open_database(path, _MIGRATIONS)
+        self._db = open_database(path, MIGRATIONS)
         # A crash of the machine may lose the last commits, never the file; no commit waits for
         # the disk while frames are waiting for the loop.
         self._db.execute("PRAGMA synchronous=NORMAL")

@@ -178,6 +178,9 @@ def decode(data: Buffer) -> Frame:
             version = value
         elif number == _STREAM_ID:
             _expect(kind, _LENGTH_DELIMITED, "stream_id")
+            if stream_id:
+                # The relay routes by the first one; protobuf's last one would be another stream.
+                raise ProtocolError("a relay frame has two stream ids")
             stream_id = _text(data, value, end, MAX_STREAM_ID_BYTES, "stream_id")
         elif number == _ACK_FIELD:
             _expect(kind, _VARINT, "ack")
