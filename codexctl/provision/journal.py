@@ -86,6 +86,8 @@ class Settings:
     """The person's own cloud-init template, or the one that ships."""
     passphrase: bool = False
     agent: bool = False
+    relay: str = ""
+    """The relay to pair through; "" for this device's own."""
 
     def to_json(self) -> str:
         return json.dumps({name: getattr(self, name) for name in self.__slots__})

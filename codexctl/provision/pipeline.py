@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from codexctl.errors import CodexctlError
@@ -75,6 +75,7 @@ class Pipeline:
             action = core.decide(state)
             if isinstance(action, Over):
                 if not action.ok:
+                    self.tell("undone", "ok", f"nothing of {workspace.name} is left")
                     raise error or CodexctlError(workspace.undoing)
                 self.journal.set_error(workspace.id, "")
                 return self.journal.by_id(workspace.id)
@@ -356,12 +357,20 @@ def target_of(home: Home, workspace: Workspace, passphrase: Secret | None = None
 
 def write_ssh_config(home: Home, journal: Journal, *, without: str = "") -> None:
     """Render codexctl's ssh config from the journal: every workspace that has an address."""
+    live = [workspace for workspace in journal.live() if workspace.id != without]
+    SshConfig(home).write(entries_of(home, live))
+
+
+def entries_of(home: Home, workspaces: Iterable[Workspace]) -> list[Entry]:
+    """What the ssh template sees; a workspace without an address, or without a key here, is not."""
     entries = []
-    for workspace in journal.live():
+    for workspace in workspaces:
         machine = workspace.machine
-        if workspace.id == without or machine is None or not machine.address:
+        if machine is None or not machine.address:
             continue
         files = WorkspaceFiles(home, workspace.id)
+        if not os.path.exists(files.key):
+            continue
         entries.append(
             Entry(
                 name=workspace.name,
@@ -376,7 +385,7 @@ def write_ssh_config(home: Home, journal: Journal, *, without: str = "") -> None
                 provider=workspace.provider,
             )
         )
-    SshConfig(home).write(entries)
+    return entries
 
 
 @contextmanager

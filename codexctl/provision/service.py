@@ -14,7 +14,7 @@ from codexctl.provision.errors import IncompleteList, ProviderError
 from codexctl.provision.journal import Journal, Workspace
 from codexctl.provision.keys import WorkspaceFiles
 from codexctl.provision.model import Account, Machine, Plan, Provider
-from codexctl.provision.pipeline import Pipeline, workspace_lock
+from codexctl.provision.pipeline import Pipeline, workspace_lock, write_ssh_config
 from codexctl.provision.plugins import Plugins, load_plugins
 from codexctl.provision.readiness import Teller
 from codexctl.provision.secrets import HomeSecrets
@@ -88,6 +88,16 @@ class Service:
             Pipeline(self.home, self.journal, provider, account, tell).run(workspace, goal="gone")
             return
         self.pipeline(workspace, tell).run(workspace, goal="gone")
+
+    def forget(self, workspace: Workspace) -> None:
+        """Drop it here alone, for machines whose account is lost; the provider is not asked."""
+        with workspace_lock(self.home, workspace):
+            write_ssh_config(self.home, self.journal, without=workspace.id)
+            WorkspaceFiles(self.home, workspace.id).remove()
+            now = int(time.time())
+            self.journal.note(workspace.id, "forgotten without asking the provider", now=now)
+            state = core.State(stage="forgotten", goal="gone")
+            self.journal.save(workspace.id, state, now=now)
 
     def findings(
         self, *, extra_regions: tuple[str, ...] = ()

@@ -66,10 +66,13 @@ class SshConfig:
                 return
             for entry in entries:
                 self.check_name(entry.name)
-            data = render(self.home, "ssh_config.j2", workspaces=entries)
+            data = self.render(entries)
             self._check(data, entries)
             replace_file(self.own, data.encode())
             self._add_include()
+
+    def render(self, entries: Sequence[Entry]) -> str:
+        return render(self.home, "ssh_config.j2", workspaces=entries)
 
     def check_name(self, name: str) -> None:
         """Refuse a name that is no concrete alias, or that ~/.ssh/config has for something else."""
