@@ -1,0 +1,506 @@
+"""One process of the host: started, read, written to, signalled, detached and reattached.
+
+While somebody is attached, that handler reads its output and stalls it by reading no further; while
+nobody is, the output is drained into a bounded ring. No thread and no task a process: a pidfd
+tells the loop of its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import json
+import os
+import signal
+import struct
+import sys
+import termios
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from codexctl.errors import Refused, UsageError
+from codexctl.host.ring import OutputRing
+from codexctl.host.sandbox import INFO_FD
+from codexctl.wire.channel import DATA_BYTES, STDERR, STDOUT
+
+# A pipe of this size lets a command write on while the host encrypts.
+PIPE_BYTES = 1 << 20
+# A detached process is read no faster: one that prints without end does not take the host's core.
+DETACHED_BYTES_PER_TICK = 4 << 20
+DETACHED_TICK_S = 0.1
+# After a device hung up on its command: SIGHUP, then SIGTERM, then SIGKILL.
+TERM_AFTER_S = 2.0
+KILL_AFTER_S = 7.0
+# bwrap needs some milliseconds before the command runs; a signal waits for that.
+SIGNAL_RETRY_S = 0.005
+SIGNAL_TRIES = 400
+
+SIGNALS = ("HUP", "INT", "QUIT", "TERM", "KILL", "USR1", "USR2", "ALRM", "CONT", "STOP", "TSTP")
+
+
+class Exit(NamedTuple):
+    """How a process ended: by itself with a status, or by a signal (a name without SIG)."""
+
+    status: int | None
+    signal: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"signal": self.signal} if self.signal else {"status": self.status}
+
+
+class Terminal(NamedTuple):
+    """A terminal's size in characters, and its type for TERM."""
+
+    cols: int = 80
+    rows: int = 24
+    term: str = "xterm-256color"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to start: `argv` in full with the sandbox before it, and how it is told of.
+
+    `executable` is the file to start, argv[0] being what it is called. `cwd` is entered by the
+    sandbox, or by a shell where there is none.
+    """
+
+    executable: str
+    argv: tuple[str, ...]
+    environment: dict[str, str] = field(repr=False)
+    cwd: str
+    command: tuple[str, ...]
+    device_id: str
+    device: str
+    tty: Terminal | None = None
+    stdin: bool = True
+    sandboxed: bool = True
+    network: bool = False
+
+
+def signal_number(name: object) -> int:
+    """The number of "TERM" or "SIGTERM". UsageError for what may not be sent."""
+    short = name.removeprefix("SIG") if isinstance(name, str) else ""
+    if short not in SIGNALS:
+        raise UsageError(
+            f"{str(name)[:40]!r} is not a signal that can be sent",
+            hint=f"one of {', '.join(SIGNALS)}",
+        )
+    return int(getattr(signal, f"SIG{short}"))
+
+
+class HostProcess:
+    """One process. `attachment` is the token of who reads it now, or None when it is detached."""
+
+    def __init__(self, id: str, launch: Launch, on_finished: Callable[[HostProcess], None]) -> None:
+        self.id = id
+        self.launch = launch
+        self.started_at = time.time()
+        self.ended_at: float | None = None
+        self.exit: Exit | None = None
+        self.ended = asyncio.Event()
+        self.ring = OutputRing()
+        # The offset up to which output was handed to a channel.
+        self.sent = 0
+        self.attachment: object | None = None
+        self.attached_to = ""
+        self.taken_by: Callable[[str], None] = lambda name: None
+        self.on_end: Callable[[], None] = lambda: None
+        self.stdin = -1
+        self.outputs: dict[int, int] = {}
+        self._loop = asyncio.get_running_loop()
+        self._on_finished = on_finished
+        self._pid = -1
+        self._pidfd = -1
+        self._info = -1
+        self._init = 0
+        self._sent_signals: set[int] = set()
+        self._wide: set[int] = set()
+        self._read_waiter: asyncio.Future[None] | None = None
+        # What the command has not taken yet; None is the end of its input.
+        self._input: deque[tuple[memoryview | None, Callable[[int], None]]] = deque()
+        self._written = 0
+        self._budget = DETACHED_BYTES_PER_TICK
+        self._timers: list[asyncio.TimerHandle] = []
+
+    # --- start ---
+
+    def start(self) -> None:
+        """Start it, detached and not yet read. Refused where the system cannot."""
+        try:
+            if self.launch.tty is not None:
+                self._start_on_terminal(self.launch.tty)
+            else:
+                self._start_on_pipes()
+        except OSError as error:
+            self._close_streams()
+            if error.errno in (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                hint = "the host is out of processes, files or memory: see codexctl ps"
+            else:
+                hint = ""
+            raise Refused(
+                f"cannot start {self.launch.command[0]}: {error.strerror}", hint=hint
+            ) from error
+        if sys.platform == "linux":
+            self._pidfd = os.pidfd_open(self._pid)
+            self._loop.add_reader(self._pidfd, self._reap)
+        else:
+            waiting = self._loop.run_in_executor(None, os.waitpid, self._pid, 0)
+            waiting.add_done_callback(lambda done: self._ended(done.result()[1]))
+
+    def _start_on_pipes(self) -> None:
+        theirs: list[int] = []
+        try:
+            if self.launch.stdin:
+                read, self.stdin = os.pipe()
+                theirs.append(read)
+            else:
+                theirs.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            for stream in (STDOUT, STDERR):
+                self.outputs[stream], write = os.pipe()
+                theirs.append(write)
+            for fd in (self.stdin, *self.outputs.values()):
+                if fd >= 0:
+                    os.set_blocking(fd, False)
+            self._spawn([(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(theirs)])
+        finally:
+            for fd in theirs:
+                os.close(fd)
+
+    def _start_on_terminal(self, size: Terminal) -> None:
+        master, slave = os.openpty()
+        self.outputs[STDOUT] = master
+        self.stdin = master
+        try:
+            self.resize(size.cols, size.rows)
+            os.set_blocking(master, False)
+            if self.launch.sandboxed:
+                actions: list[Any] = [(os.POSIX_SPAWN_DUP2, slave, n) for n in range(3)]
+            else:
+                # The first terminal that a session's leader opens becomes its own.
+                name = os.ttyname(slave)
+                actions = [(os.POSIX_SPAWN_OPEN, n, name, os.O_RDWR, 0) for n in range(3)]
+            self._spawn(actions)
+        finally:
+            os.close(slave)
+
+    def _spawn(self, actions: list[Any]) -> None:
+        launch = self.launch
+        info = -1
+        if launch.sandboxed:
+            self._info, info = os.pipe()
+            os.set_blocking(self._info, False)
+            actions.append((os.POSIX_SPAWN_DUP2, info, INFO_FD))
+        try:
+            self._pid = os.posix_spawn(
+                launch.executable,
+                launch.argv,
+                launch.environment,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=[],
+                # What Python ignores a command must not.
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            )
+        finally:
+            if info >= 0:
+                os.close(info)
+
+    # --- end ---
+
+    def _reap(self) -> None:
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._ended(status)
+
+    def _ended(self, status: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            self.exit = Exit(None, signal.Signals(-code).name.removeprefix("SIG"))
+        elif self.launch.sandboxed and code - 128 in self._sent_signals:
+            # bwrap reports a signal as shells do; one that was sent from here is told apart.
+            self.exit = Exit(None, signal.Signals(code - 128).name.removeprefix("SIG"))
+        else:
+            self.exit = Exit(code)
+        self.ended_at = time.time()
+        for timer in self._timers:
+            timer.cancel()
+        if self._info >= 0:
+            os.close(self._info)
+            self._info = -1
+        self.ended.set()
+        self.on_end()
+        _wake(self._read_waiter)
+        if self.attachment is None and self.launch.tty is not None:
+            while STDOUT in self.outputs:
+                self._drain(STDOUT)
+        self._on_finished(self)
+
+    @property
+    def running(self) -> bool:
+        return self.exit is None
+
+    # --- output: whoever is attached reads, else the ring is filled ---
+
+    def read(self, stream: int) -> bytes | None:
+        """The next bytes of a stream, b"" at its end (then it is closed), None for not now."""
+        fd = self.outputs[stream]
+        try:
+            data = os.read(fd, DATA_BYTES)
+        except BlockingIOError:
+            if self.launch.tty is not None and not self.running:
+                data = b""  # what else holds the terminal is not waited for, as with ssh
+            else:
+                return None
+        except OSError:
+            data = b""  # EIO: the last process has left the terminal
+        if not data:
+            self._close_output(stream)
+        elif len(data) == DATA_BYTES:
+            self._widen(fd)
+        return data
+
+    async def readable(self) -> None:
+        """Wait until an output has something, or the process has ended."""
+        self._read_waiter = waiter = self._loop.create_future()
+        fds = list(self.outputs.values())
+        for fd in fds:
+            self._loop.add_reader(fd, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            for fd in fds:
+                self._loop.remove_reader(fd)
+
+    def attach(self, token: object, name: str, taken: Callable[[str], None]) -> None:
+        """Make `token` the reader. Who was it before is told the new one's name by its `taken`."""
+        if self.attachment is not None:
+            self.taken_by(name)
+        for fd in self.outputs.values():
+            self._loop.remove_reader(fd)
+        self.attachment, self.attached_to, self.taken_by = token, name, taken
+
+    def detach(self, token: object) -> None:
+        """Drain into the ring from now on, if `token` is still the reader."""
+        if self.attachment is not token:
+            return
+        self.attachment, self.attached_to = None, ""
+        for stream, fd in self.outputs.items():
+            self._loop.add_reader(fd, self._drain, stream)
+
+    def _drain(self, stream: int) -> None:
+        data = self.read(stream)
+        if data:
+            self.ring.append(stream, data)
+            self._budget -= len(data)
+            if self._budget <= 0:
+                for fd in self.outputs.values():
+                    self._loop.remove_reader(fd)
+                self._timers.append(self._loop.call_later(DETACHED_TICK_S, self._drain_on))
+
+    def _drain_on(self) -> None:
+        self._timers.clear()
+        self._budget = DETACHED_BYTES_PER_TICK
+        if self.attachment is None:
+            for stream, fd in self.outputs.items():
+                self._loop.add_reader(fd, self._drain, stream)
+
+    # --- input ---
+
+    def feed(self, data: bytes | memoryview, written: Callable[[int], None]) -> None:
+        """Queue `data` for the command's input; `written(size)` follows when it has been taken.
+
+        It is also called when the command reads no more. What is queued is bounded by the credit
+        that the caller gives, which is to wait for `written`.
+        """
+        self._input.append((memoryview(data), written))
+        if len(self._input) == 1:
+            self._flush()
+
+    def end_input(self) -> None:
+        """No more input: the pipe is closed; on a terminal its end-of-file character is typed."""
+        self._input.append((None, _ignore))
+        if len(self._input) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._input:
+            data, written = self._input[0]
+            if data is None:
+                self._type_end()
+                data = memoryview(b"")
+            while self._written < len(data) and self.stdin >= 0:
+                try:
+                    self._written += os.write(self.stdin, data[self._written :])
+                except BlockingIOError:
+                    self._widen(self.stdin)
+                    self._loop.add_writer(self.stdin, self._flush)
+                    return
+                except OSError:
+                    self._drop_input()  # the command has closed its end
+            self._input.popleft()
+            self._written = 0
+            written(len(data))
+        if self.stdin >= 0:
+            self._loop.remove_writer(self.stdin)
+
+    def _type_end(self) -> None:
+        if self.launch.tty is None:
+            self._drop_input()
+        elif self.stdin >= 0:
+            try:
+                os.write(self.stdin, termios.tcgetattr(self.stdin)[6][termios.VEOF])
+            except (OSError, termios.error):
+                pass  # full or gone: then nobody waits for it
+
+    def _drop_input(self) -> None:
+        if self.stdin >= 0 and self.launch.tty is None:
+            self._close(self.stdin)
+        elif self.stdin >= 0:
+            self._loop.remove_writer(self.stdin)
+        self.stdin = -1
+
+    def resize(self, cols: int, rows: int) -> None:
+        """Set the terminal's size; the kernel tells the foreground group."""
+        if self.launch.tty is not None and self.stdin >= 0:
+            size = struct.pack("HHHH", rows, cols, 0, 0)
+            fcntl.ioctl(self.stdin, termios.TIOCSWINSZ, size)
+
+    # --- signals ---
+
+    def signal(self, number: int) -> None:
+        """Send to the group inside (on a terminal: the foreground's), once the command runs."""
+        self._deliver(number, SIGNAL_TRIES)
+
+    def _deliver(self, number: int, tries: int) -> None:
+        if not self.running:
+            return
+        if number == signal.SIGKILL:
+            # The sandbox dies with its first process, or with bwrap where that is not known yet.
+            self._send(os.kill if self.launch.sandboxed else os.killpg, self._first(), number)
+            return
+        group = self._group()
+        if group:
+            self._send(os.killpg, group, number)
+        elif tries:
+            self._loop.call_later(SIGNAL_RETRY_S, self._deliver, number, tries - 1)
+
+    def _send(self, send: Callable[[int, int], None], target: int, number: int) -> None:
+        self._sent_signals.add(number)
+        try:
+            send(target, number)
+        except ProcessLookupError:
+            pass  # ended at this moment; its exit is on the way
+
+    def _group(self) -> int:
+        """The process group that a signal is for; 0 while the command does not run yet."""
+        if self.launch.tty is not None and self.stdin >= 0:
+            try:
+                return os.tcgetpgrp(self.stdin)
+            except OSError:
+                return 0
+        first = self._first()
+        if not self.launch.sandboxed:
+            return first
+        return first if first != self._pid and _runs_command(first) else 0
+
+    def _first(self) -> int:
+        """The pid of the sandbox's first process, its group's leader; till it is known bwrap's."""
+        if not self._init and self._info >= 0:
+            try:
+                said = os.read(self._info, 4096)
+                self._init = int(json.loads(said)["child-pid"]) if said else 0
+            except BlockingIOError:
+                return self._pid
+        return self._init or self._pid
+
+    def hang_up(self) -> None:
+        """End it as a lost terminal does: no input, SIGHUP, and what does not help in the end."""
+        self._input.clear()
+        self._drop_input()
+        if self.launch.tty is not None:
+            self._close_streams()  # the kernel hangs up the session on this terminal
+        else:
+            self.signal(signal.SIGHUP)
+            self._timers.append(self._loop.call_later(TERM_AFTER_S, self.signal, signal.SIGTERM))
+        self._timers.append(self._loop.call_later(KILL_AFTER_S, self.signal, signal.SIGKILL))
+
+    # --- descriptors ---
+
+    def _widen(self, fd: int) -> None:
+        if fd not in self._wide and sys.platform == "linux":
+            self._wide.add(fd)
+            try:
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            except OSError:
+                pass  # a terminal, or the person's allowance of pipe memory is used up
+
+    def _close_output(self, stream: int) -> None:
+        fd = self.outputs.pop(stream)
+        if fd == self.stdin:
+            self.stdin = -1
+        self._close(fd)
+
+    def _close(self, fd: int) -> None:
+        self._loop.remove_reader(fd)
+        self._loop.remove_writer(fd)
+        self._wide.discard(fd)
+        os.close(fd)
+
+    def _close_streams(self) -> None:
+        self._drop_input()
+        for stream in list(self.outputs):
+            self._close_output(stream)
+
+    def forget(self) -> None:
+        """Let go of what is open; a process that runs is killed."""
+        self.signal(signal.SIGKILL)
+        self._close_streams()
+        self.ring.clear()
+
+    def as_json(self) -> dict[str, Any]:
+        """A row of `ps`."""
+        return {
+            "process": self.id,
+            "command": list(self.launch.command),
+            "cwd": self.launch.cwd,
+            "device": self.launch.device,
+            "started_at": round(self.started_at, 3),
+            "ended_at": None if self.ended_at is None else round(self.ended_at, 3),
+            "state": "running" if self.exit is None else "exited",
+            "exit": None if self.exit is None else self.exit.as_json(),
+            "tty": self.launch.tty is not None,
+            "attached": self.attached_to or None,
+            "sandbox": "on" if self.launch.sandboxed else "off",
+            "network": self.launch.network,
+            "kept_bytes": min(len(self.ring), self.ring.end - self.sent),
+        }
+
+
+def _ignore(size: int) -> None:
+    pass
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
+
+
+def _runs_command(first: int) -> bool:
+    """True once a child of the sandbox's first process runs something other than bwrap."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    text = file.read()
+            except OSError:
+                continue  # ended while we looked
+            command, _, rest = text.partition("(")[2].rpartition(")")
+            if int(rest.split()[1]) == first and command != "bwrap":
+                return True
+    return False
