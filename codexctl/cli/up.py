@@ -138,8 +138,9 @@ def _fresh_token(relay: RelayServer) -> Any:
     import time
 
     now = time.time()
-    for token in relay.store.find_tokens(TOKEN_NAME, now):
-        relay.store.revoke(token.id)
+    for token in relay.store.tokens():
+        if token.name == TOKEN_NAME and token.status(now) == "active":
+            relay.store.revoke(token.id)
     secret, _ = relay.store.create_token(name=TOKEN_NAME, expires_in_s=TOKEN_TTL_S)
     return secret
 

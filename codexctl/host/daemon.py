@@ -23,7 +23,8 @@ from codexctl import __version__
 from codexctl.client.registry import Relay
 from codexctl.errors import AuthenticationFailed, CodexctlError, Refused, StateError
 from codexctl.host import control, store
-from codexctl.host.exec_handler import HANDLERS, HostContext
+from codexctl.host.context import HostContext
+from codexctl.host.exec_handler import HANDLERS
 from codexctl.host.exec_handler import control as answer_control
 from codexctl.host.files import serve_file
 from codexctl.host.forward import serve_tcp
@@ -145,6 +146,7 @@ class Daemon:
                 self._tasks = tasks
                 tasks.create_task(control.serve(listener, methods))
                 tasks.create_task(self._housekeeping())
+                tasks.create_task(self._warm())
                 tasks.create_task(self.link.run())
         finally:
             for session in self._sessions.values():
@@ -154,8 +156,16 @@ class Daemon:
                 os.unlink(self.home.control_socket)
             except OSError:
                 pass
+            await self.context.aclose()
             self._db.close()
             os.close(self._lock)
+
+    async def _warm(self) -> None:
+        """Find out now what the first command would wait for; what fails is told to that command."""
+        try:
+            await self.context.sandbox()
+        except CodexctlError as error:
+            _log.warning("commands will be refused: %s", error)
 
     # --- messages from the relay ---
 
@@ -239,7 +249,7 @@ class Daemon:
             who = key_id(first.remote_static)[:16] if device is None else device.name
             self.context.audit.append("session", who=who, what=reason, outcome="denied")
             return reason
-        peer = Peer(device.id, device.name, device.scopes)
+        peer = Peer(device.id, device.name, device.scopes & self.context.policy.scopes)
         self._begin(path, stream_id, KIND_SESSION, responder, peer, self._serve)
         return ""
 

@@ -7,7 +7,7 @@ import ipaddress
 import socket
 
 from codexctl.errors import ConnectionFailed, Refused, UsageError
-from codexctl.host.exec_handler import HostContext
+from codexctl.host.context import HostContext
 from codexctl.session.channel import (
     ChannelClosed,
     DataReceived,
@@ -25,14 +25,13 @@ async def serve_tcp(channel: HostChannel, context: HostContext) -> None:
     if not isinstance(host, str) or not isinstance(port, int) or not 0 < port < 65536:
         raise UsageError("a forward names a host and a port")
     where = f"{host[:255]}:{port}"
-    who = channel.peer.name
     if "exec" not in channel.peer.scopes:
-        context.audit.append("forward", who=who, what=where, outcome="denied")
+        context.record("forward", channel.peer, where, "denied")
         raise Refused(
             "this device may not forward connections", hint="pair it again with the scope exec"
         )
     if not _is_loopback(host) and context.policy.network == "never":
-        context.audit.append("forward", who=who, what=where, outcome="denied")
+        context.record("forward", channel.peer, where, "denied")
         raise Refused(
             f"the host's policy allows no network, so no connection to {where}",
             hint="on the host, see: codexctl host policy show",
@@ -41,10 +40,10 @@ async def serve_tcp(channel: HostChannel, context: HostContext) -> None:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port, limit=2 * DATA_BYTES)
     except (OSError, TimeoutError) as error:
-        context.audit.append("forward", who=who, what=where, outcome="failed")
+        context.record("forward", channel.peer, where, "failed")
         reason = getattr(error, "strerror", None) or "no answer"
         raise ConnectionFailed(f"the host cannot connect to {where}: {reason}") from error
-    context.audit.append("forward", who=who, what=where, outcome="connected")
+    context.record("forward", channel.peer, where, "connected")
     try:
         sock: socket.socket = writer.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -31,8 +31,8 @@ from codexctl.noise.keys import PrivateKey
 from codexctl.noise.suites import Suite
 from codexctl.wire.relay import MAX_MESSAGE_BYTES, Buffer
 
-PING_AFTER_S = 3.0  # of silence
-PONG_WITHIN_S = 5.0  # so a dead relay is found in under 10 s
+PING_AFTER_S = 4.0  # of silence
+PONG_WITHIN_S = 4.0  # so a dead relay is found in under 10 s
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 15.0
 WRITE_HIGH_BYTES = 1 << 20  # waiting in the socket's buffer; then sessions wait
@@ -40,7 +40,7 @@ WRITE_HIGH_BYTES = 1 << 20  # waiting in the socket's buffer; then sessions wait
 _log = logging.getLogger(__name__)
 
 
-class LinkPath(WSListener):  # type: ignore[misc]  # picows' extension type is untyped to mypy
+class LinkPath(WSListener):
     """One WebSocket. Sessions compare paths by identity."""
 
     def __init__(self, link: RelayLink) -> None:
