@@ -362,28 +362,23 @@ class Policy:
                     hint="see on the host: codexctl host policy show",
                 )
 
-    def effective(self) -> dict[str, list[dict[str, str]]]:
-        """For each setting what holds: values with their `source`, as `policy show` prints them."""
-        shown: dict[str, list[dict[str, str]]] = {}
+    def effective(self) -> dict[str, list[dict[str, str]] | None]:
+        """For each setting what holds, values with their `source`; None for one that is not set."""
+        shown: dict[str, list[dict[str, str]] | None] = {}
         for name, setting in SETTINGS.items():
             if setting.choices:
                 value, source = self.choice(name)
                 shown[name] = [{"value": value, "source": str(source)}]
                 continue
             layers = self.rules(name)
-            shown[name] = [
-                {"value": item, "source": str(source)}
+            rows = {
+                item: {"value": item, "source": str(source)}
                 for rules in layers
                 for item, source in rules
                 if setting.adds or all(_covers(name, item, other) for other in layers)
-            ]
-            if len(layers) > 1 and not setting.adds:
-                shown[name] = _unique(shown[name])
+            }
+            shown[name] = list(rows.values()) if layers else None
         return shown
-
-
-def _unique(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    return list({row["value"]: row for row in rows}.values())
 
 
 def _covers(name: str, item: str, rules: tuple[tuple[str, Source], ...]) -> bool:

@@ -6,6 +6,7 @@ The person's live in `templates/` of the home. Undefined variables are errors (S
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -30,7 +31,15 @@ def template_source(home: Home, name: str, path: str = "") -> tuple[str, str]:
     return f"codexctl's {name}", source.read_text(encoding="utf-8")
 
 
-def render(home: Home, template: str, /, *, path: str = "", **values: Any) -> str:
+def render(
+    home: Home,
+    template: str,
+    /,
+    *,
+    path: str = "",
+    filters: Mapping[str, Callable[..., str]] | None = None,
+    **values: Any,
+) -> str:
     """The text; CodexctlError names the template, the line and what is wrong with it."""
     import jinja2
 
@@ -43,6 +52,7 @@ def render(home: Home, template: str, /, *, path: str = "", **values: Any) -> st
     )
     environment.filters["quoted"] = ssh_quoted
     environment.filters["yaml"] = yaml_scalar
+    environment.filters.update(filters or {})
     try:
         return environment.from_string(source).render(**values)
     except jinja2.TemplateError as error:

@@ -105,7 +105,7 @@ class Host:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    yield Bench(tmp_path)
+    return Bench(tmp_path)
 
 
 @pytest.fixture

@@ -33,7 +33,6 @@ def test_pty(bench: Bench) -> None:
         await channel.until(lambda: b"got abc" in channel.output[1])
         channel.input(b"\x03")
         await channel.until(lambda: channel.closed)
-        print(bytes(channel.output[1]), channel.exit)
 
     bench.run(scenario)
 
