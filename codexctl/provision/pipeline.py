@@ -128,7 +128,7 @@ class Pipeline:
                 hint="this is a defect of that plugin; CODEXCTL_DEBUG=1 shows more",
             )
             failure.__cause__ = error
-            return Failed("look", failure.message), failure
+            return Failed("look" if action.do == "create" else "never", failure.message), failure
 
     # Each step answers whether something was found; only look and confirm ask.
 

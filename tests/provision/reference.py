@@ -194,7 +194,8 @@ class ReferenceAccount(Account):
         from tests.provision import machine
 
         folder = self.cloud.folder / "machines" / machine_id
-        port, pid = machine.boot(folder, user_data)
+        ignore = bool(os.environ.get("CODEXCTL_TEST_IGNORE_USER_DATA"))
+        port, pid = machine.boot(folder, user_data, ignore=ignore)
         return {"port": port, "pid": pid}
 
     def describe(self, ref: Ref) -> Machine | None:
