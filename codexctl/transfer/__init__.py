@@ -1,0 +1,1 @@
+"""Copying trees: a sender, a receiver and the bytes between them, whatever carries those."""

@@ -1,0 +1,98 @@
+"""The host's end of a copy as a process of its own, so that the sandbox decides what it reaches.
+
+    python -c CODE '{"op": "read", "paths": […]}'
+    python -c CODE '{"op": "write", "path": …, "many": false}'
+
+It speaks the file protocol on stdin and stdout and writes its summary as one JSON line to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+from typing import Any
+
+from codexctl.errors import CodexctlError, Interrupted
+from codexctl.transfer.receiver import Receiver
+from codexctl.transfer.sender import Sender
+from codexctl.transfer.source import expand_sources, walk
+from codexctl.transfer.target import Target
+from codexctl.wire.files import error_frame
+
+READ_BYTES = 256 * 1024
+
+Party = Sender | Receiver
+
+# What the host starts, with the folder of the package as the first argument. No site, no
+# environment: nothing of the workspace is imported.
+CODE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from codexctl.transfer.child import main; sys.exit(main(sys.argv[2]))"
+)
+
+
+def main(request: str) -> int:
+    """Copy as `request` says; 0 when the other side was told how it went, also if badly."""
+    os.set_blocking(0, False)
+    os.set_blocking(1, False)
+    party: Party | None = None
+    try:
+        party = open_party(json.loads(request))
+        pump(party, 0, 1)
+    except CodexctlError as error:
+        try:
+            _write_all(1, error_frame(error))
+        except OSError:
+            return 1
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    finally:
+        if party is not None:
+            party.close()
+            sys.stderr.write(
+                json.dumps({**party.summary.counts(), "failed": party.summary.failures})
+            )
+    return 0
+
+
+def open_party(request: dict[str, Any]) -> Party:
+    """The side of the protocol that a request asks for. CodexctlError where it cannot begin."""
+    if request["op"] == "read":
+        return Sender(walk(expand_sources(request["paths"])))
+    return Receiver(Target.open(request["path"], many=request["many"]))
+
+
+def pump(party: Party, read_fd: int, write_fd: int) -> None:
+    """Carry bytes between a party and two non-blocking descriptors until it has finished.
+
+    What comes in is always read first, so that two ends never wait for each other to read.
+    Interrupted where the other side is gone.
+    """
+    waiting = memoryview(b"")
+    while not party.finished or waiting:
+        produced: bytes | None = None
+        if not waiting:
+            produced = party.produce()
+            waiting = memoryview(produced or b"")
+            if party.finished and not waiting:
+                return
+        busy = produced is not None and not produced
+        readable, writable, _ = select.select(
+            [read_fd], [write_fd] if waiting else [], [], 0 if busy else None
+        )
+        if writable:
+            waiting = waiting[os.write(write_fd, waiting) :]
+        if readable:
+            data = os.read(read_fd, READ_BYTES)
+            if not data:
+                raise Interrupted("the other side is gone")
+            party.feed(data)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    os.set_blocking(fd, True)
+    while data:
+        data = data[os.write(fd, data) :]
