@@ -148,6 +148,10 @@ class Rooms:
             "queued_bytes": self.queued,
         }
 
+    def remembered(self) -> int:
+        """Rooms and tokens of which something is kept."""
+        return len(self._rooms) + len(self._usage)
+
     def take_changes(self) -> list[tuple[RoomKey, StreamId, str | None]]:
         """Claims made (with their token's id) and ended (None) since this was last asked."""
         changes = [(key, stream, token) for (key, stream), token in self._changed.items()]

@@ -132,7 +132,7 @@ class Store:
     def authenticate(self, secret: str, now: float) -> Principal | None:
         """Who a bearer is: an active token, or the ticket of a pairing on offer."""
         digest = sha256(secret)
-        token = self._by_secret.get(digest)
+        token = self._by_secret.get(digest) or self._just_made(digest)
         if token is not None:
             if token.revoked_at is not None or token.expires_at <= now:
                 return None
@@ -150,6 +150,18 @@ class Store:
         return Principal(
             row[0]["id"], row[0]["owner"], PAIRING, row[0]["environment_id"], row[0]["expires_at"]
         )
+
+    def _just_made(self, digest: bytes) -> Token | None:
+        """A token that another process made since the last `refresh`: it works at once."""
+        rows = self._read(
+            "SELECT id, owner, name, kind, environment_id, created_at, expires_at, revoked_at"
+            " FROM tokens WHERE secret_sha256 = ?",
+            (digest,),
+        )
+        if not rows:
+            return None
+        token = self._tokens[rows[0]["id"]] = self._by_secret[digest] = Token(*tuple(rows[0]))
+        return token
 
     def find_tokens(self, id_or_name: str, now: float) -> list[Token]:
         """The active tokens of this id or name. NoSuchToken, or UsageError between owners."""
