@@ -74,7 +74,7 @@ def test_200_mib_arrive_whole_through_a_relay_that_is_killed_and_started_again(
         setup.pair()
         command = [sys.executable, "-m", "codexctl", "exec", "box", "--"]
         process = subprocess.Popen(
-            [*command, sys.executable, "-c", WRITE_200_MIB],
+            [*command, "python3", "-c", WRITE_200_MIB],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=setup.device.cwd,
