@@ -1,7 +1,7 @@
 """`codexctl completion`: shell completion of commands, options and host names.
 
 The engine and the shells' scripts are click's. A shell calls codexctl with _CODEXCTL_COMPLETE set,
-`answer` replies. For an argument that names hosts: `shell_complete=complete_host`.
+`answer` replies. What an argument completes to is in cli/complete.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import get_completion_class
 from click.shell_completion import shell_complete as click_answer
 
 from codexctl.cli.main import ENV_COMPLETE, root_group
@@ -19,34 +19,6 @@ from codexctl.errors import CodexctlError, UsageError
 SHELLS = ("bash", "zsh", "fish")
 BASH_COMPLETION = "/usr/share/bash-completion/bash_completion"
 RC_MARK = "# codexctl completion"
-
-
-def complete_host(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Paired hosts and concrete ssh aliases; after a comma, the next of several hosts."""
-    done, comma, last = incomplete.rpartition(",")
-    return [CompletionItem(done + comma + name) for name in host_names() if name.startswith(last)]
-
-
-def complete_host_path(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """`HOST:` and local files, for `cp`."""
-    hosts = [CompletionItem(f"{name}:") for name in host_names() if name.startswith(incomplete)]
-    return [CompletionItem(incomplete, type="file"), *hosts]
-
-
-def host_names() -> list[str]:
-    """Sorted; what cannot be read has no names, since the command itself will say why."""
-    from codexctl.client.names import host_names as paired_names
-    from codexctl.client.ssh_config import alias_names
-    from codexctl.paths import Home
-
-    try:
-        return sorted({*paired_names(Home.from_env()), *alias_names()})
-    except CodexctlError:
-        return []
 
 
 def answer(group: click.Group, instruction: str) -> int:

@@ -8,7 +8,7 @@ from functools import partial
 import click
 
 from codexctl.cli import doctor_checks as checks
-from codexctl.cli.completion import complete_host
+from codexctl.cli.complete import complete_host
 from codexctl.cli.output import emit, json_option, paint, printable, progress
 from codexctl.paths import Home
 

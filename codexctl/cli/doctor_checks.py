@@ -112,7 +112,7 @@ def check_home(home: Home) -> Outcome:
 
 def check_keys(home: Home) -> Outcome:
     """The identity parses, and no private file can be read by others."""
-    open_to_others = [path for path in _private_files(home.path) if os.lstat(path).st_mode & 0o077]
+    open_to_others = [path for path, mode in _private_files(home.path) if mode & 0o077]
     if open_to_others:
         return Outcome(
             FAIL,
@@ -127,7 +127,8 @@ def check_keys(home: Home) -> Outcome:
     return Outcome(OK, home.identity)
 
 
-def _private_files(folder: str, depth: int = 3) -> Iterator[str]:
+def _private_files(folder: str, depth: int = 3) -> Iterator[tuple[str, int]]:
+    """Paths and modes of what should be private in a home."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except FileNotFoundError:
@@ -137,7 +138,10 @@ def _private_files(folder: str, depth: int = 3) -> Iterator[str]:
             if depth > 1:
                 yield from _private_files(entry.path, depth - 1)
         elif entry.name.endswith(PRIVATE_ENDINGS) and not entry.is_symlink():
-            yield entry.path
+            try:
+                yield entry.path, entry.stat(follow_symlinks=False).st_mode
+            except FileNotFoundError:
+                continue  # SQLite has just removed a log of its own
 
 
 def check_state(home: Home) -> Outcome:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from codexctl.cli.complete import complete_host
 from codexctl.cli.output import notice
 from codexctl.cli.target import find_host, find_ssh, open_connection
 from codexctl.errors import UsageError
@@ -36,7 +37,7 @@ def run_paired(home: Home, record: Any, params: dict[str, Any], *, tty: bool, st
 
 
 @click.command("exec")
-@click.argument("host", metavar="HOST[,HOST…]")
+@click.argument("host", metavar="HOST[,HOST…]", shell_complete=complete_host)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD…")
 @click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
 @click.option("-n", "--no-stdin", is_flag=True, help="Do not read stdin.")

@@ -6,6 +6,7 @@ import socket
 
 import click
 
+from codexctl.cli.complete import complete_paired
 from codexctl.cli.output import emit_line, json_option, notice
 from codexctl.cli.target import need_host, open_connection
 from codexctl.errors import ConnectionFailed, UsageError
@@ -13,7 +14,7 @@ from codexctl.paths import Home
 
 
 @click.command()
-@click.argument("host")
+@click.argument("host", shell_complete=complete_paired)
 @click.argument("ports", nargs=-1, required=True, metavar="[[BIND:]PORT:][TARGET:]PORT…")
 @json_option
 def forward(host: str, ports: tuple[str, ...], as_json: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from codexctl.cli.complete import complete_paired
 from codexctl.cli.output import confirm, emit, json_option, notice, yes_option
 from codexctl.cli.target import need_host, open_connection
 from codexctl.errors import CodexctlError
@@ -85,7 +86,7 @@ def _online(record: HostRecord) -> tuple[bool, str | None]:
 
 
 @hosts.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_paired)
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Ask a host what it is: version, system, workspace, sandbox, codex, AGENTS.md files."""
@@ -101,7 +102,7 @@ def show(name: str, as_json: bool) -> None:
 
 
 @hosts.command()
-@click.argument("old")
+@click.argument("old", shell_complete=complete_paired)
 @click.argument("new")
 def rename(old: str, new: str) -> None:
     """Call the host OLD by another name here."""
@@ -113,7 +114,7 @@ def rename(old: str, new: str) -> None:
 
 
 @hosts.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_paired)
 @yes_option
 def remove(name: str, yes: bool) -> None:
     """Forget a host here. To end its trust in this device, revoke the device on the host."""

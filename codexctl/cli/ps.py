@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from codexctl.cli.complete import complete_paired
 from codexctl.cli.output import emit, json_option, notice
 from codexctl.cli.target import need_host, open_connection
 from codexctl.errors import UsageError
@@ -14,7 +15,7 @@ from codexctl.paths import Home
 
 
 @click.command()
-@click.argument("host")
+@click.argument("host", shell_complete=complete_paired)
 @click.option("-a", "--attach", metavar="ID", help="Take over a process: its output and its input.")
 @click.option("-k", "--kill", metavar="ID", help="Send a signal to a process.")
 @click.option("-s", "--signal", "signal_name", default="TERM", show_default=True, metavar="NAME")
@@ -43,7 +44,7 @@ def ps(host: str, attach: str | None, kill: str | None, signal_name: str, as_jso
             columns = ("id", "state", "age", "device", "tty", "attached", "command")
             emit(listed if as_json else rows, as_json, table=columns, empty="nothing runs there")
             return 0
-        found = next((process for process in listed if process["id"] == attach), None)
+        found = next((process for process in listed if process["process"] == attach), None)
         if found is not None and found.get("tty"):
             params = {"process": attach, "tty": terminal()}
             return run_terminal(connection, "attach", params, notice=notice)
@@ -53,10 +54,11 @@ def ps(host: str, attach: str | None, kill: str | None, signal_name: str, as_jso
 def _row(process: dict[str, Any]) -> dict[str, Any]:
     started = process.get("started_at")
     age = int(time.time() - started) if isinstance(started, int | float) else 0
-    argv = process.get("argv")
-    command = " ".join(map(str, argv)) if isinstance(argv, list) else str(argv or "")
+    words = process.get("command")
+    command = " ".join(map(str, words)) if isinstance(words, list) else str(words or "")
     return {
-        **{key: process.get(key) for key in ("id", "state", "device", "tty", "attached")},
+        "id": process.get("process"),
+        **{key: process.get(key) for key in ("state", "device", "tty", "attached")},
         "age": f"{age}s" if age < 120 else f"{age // 60}m" if age < 7200 else f"{age // 3600}h",
         "command": command if len(command) <= 60 else command[:59] + "…",
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from codexctl.cli.complete import complete_host
 from codexctl.cli.output import notice
 from codexctl.cli.target import find_host, find_ssh, open_connection
 from codexctl.errors import UsageError
@@ -13,7 +14,7 @@ from codexctl.paths import Home
 
 
 @click.command()
-@click.argument("host")
+@click.argument("host", shell_complete=complete_host)
 @click.option("-C", "--cwd", metavar="DIR", help="Folder to start in; the workspace if absent.")
 @click.option("--network", is_flag=True, help="Let the shell use the network.")
 @click.option(

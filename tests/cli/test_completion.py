@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from codexctl.cli.completion import SHELLS, host_names, script
+from codexctl.cli.complete import host_names
+from codexctl.cli.completion import SHELLS, script
 from codexctl.cli.main import run
 from codexctl.client.store import HostRecord, HostStore
 from codexctl.paths import Home
@@ -102,12 +103,19 @@ ASKED = [
     (["doctor", "be"], ["beacon", "beehive"]),
     (["doctor", "--j"], ["--json"]),
     (["completion", "i"], ["install"]),
+    (["exec", "beac"], ["beacon"]),
+    (["shell", "bee"], ["beehive"]),
+    (["hosts", "show", "b"], ["beacon"]),
+    (["ps", "b"], ["beacon"]),
     (["completion", "install", "z"], ["zsh"]),
     (["nothing", "x"], []),
 ]
 
 
-@pytest.mark.parametrize(("words", "offered"), ASKED)
+# fish cuts what it is offered at a comma, so that several hosts are completed by bash and zsh.
+@pytest.mark.parametrize(
+    ("words", "offered"), [*ASKED, (["exec", "beacon,bee"], ["beacon,beehive"])]
+)
 def test_bash(home: Path, words: list[str], offered: list[str]) -> None:
     _need("bash")
     assert _bash(words) == offered
