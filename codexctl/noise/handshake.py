@@ -150,9 +150,10 @@ class Initiator:
         noise = self._noise
         if noise is None or self._written:
             raise RuntimeError("message 1 is written once")
+        payload = _check_payload(payload)
         self._written = True
         try:
-            return bytes(noise.write_message(_check_payload(payload)))
+            return bytes(noise.write_message(payload))
         except _FAILURES as error:
             self._noise = None
             # Diffie-Hellman with a key of low order ends in all zeros and is refused.

@@ -198,25 +198,25 @@ class Records:
         PathFault: get another path. SessionOver: nothing helps.
         """
         self._heard = now
-        if message[: len(self._match)] == self._match:
-            body = relay.decode_data(message, len(self._match))
-            return self._record(body.seq, body.payload, now)
         try:
+            if message[: len(self._match)] == self._match:
+                data = relay.decode_data(message, len(self._match))
+                return self._record(data.seq, data.payload, now)
             frame = relay.decode(message)
         except ProtocolError as error:
             raise self._fault(str(error)) from None
         if frame.stream_id != self.stream_id:
             raise self._fault("the relay delivered a frame of another stream")
-        body_ = frame.body
-        if frame.ack or isinstance(body_, Ack):
+        body = frame.body
+        if frame.ack or isinstance(body, Ack):
             self._acknowledge(frame.ack, now)
-        if isinstance(body_, Data):
-            return self._record(body_.seq, body_.payload, now)
-        if isinstance(body_, Resume):
-            self._resumed(body_.next_seq, now)
-        elif isinstance(body_, Reset):
-            raise reset_error(body_.reason)
-        elif not isinstance(body_, Ack | Heartbeat):
+        if isinstance(body, Data):
+            return self._record(body.seq, body.payload, now)
+        if isinstance(body, Resume):
+            self._resumed(body.next_seq, now)
+        elif isinstance(body, Reset):
+            raise reset_error(body.reason)
+        elif not isinstance(body, Ack | Heartbeat):
             raise self._fault("a handshake came in the middle of a session")
         return []
 

@@ -34,6 +34,7 @@ def _supported(name: str) -> tuple[Any, str] | None:
 CASES = [(v, found) for v in _vectors() if (found := _supported(v["protocol_name"]))]
 
 
+@pytest.mark.filterwarnings("ignore:One of ephemeral keypairs")
 @pytest.mark.skipif(not CASES, reason="the folder with the public vectors is not there")
 def test_every_supported_public_vector() -> None:
     for vector, (suite, pattern) in CASES:

@@ -66,7 +66,7 @@ def _field(body: relay.Body) -> str:
 
 uint32 = st.integers(0, relay.MAX_UINT32)
 bodies = st.one_of(
-    st.builds(Data, uint32, st.binary(max_size=300)),
+    st.tuples(uint32, st.binary(max_size=300)).map(lambda pair: Data(*pair)),
     st.just(Ack()),
     st.builds(Resume, uint32),
     st.builds(Reset, st.text(max_size=60)),
