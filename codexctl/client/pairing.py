@@ -161,8 +161,7 @@ def _pair(
         )
     except AuthenticationFailed as error:
         raise AuthenticationFailed(
-            f"the relay does not accept this pairing offer: {error}; it was used, has expired, "
-            "or was altered",
+            "the relay does not accept this pairing offer: it was used, has expired or was altered",
             hint=_NEW_OFFER,
         ) from error
     connection = Connection(record, key, websocket, session, hello, lambda text: None)

@@ -95,12 +95,19 @@ def register(relay: Relay, environment_id: str, suite: Suite, public_key: bytes)
 
 def connect(relay: Relay, environment_id: str, suite: Suite, public_key: bytes) -> Connect:
     """A device asks for a way to a host. HostOffline where the host is not there."""
-    answer = call(
-        relay,
-        "POST",
-        f"/cloud/environment/{environment_id}/connect",
-        {"harness_public_key": key_document(suite, public_key)},
-    )
+    try:
+        answer = call(
+            relay,
+            "POST",
+            f"/cloud/environment/{environment_id}/connect",
+            {"harness_public_key": key_document(suite, public_key)},
+        )
+    except AuthenticationFailed as error:
+        # The relay's own hint is for an owner, who makes tokens; a device gets one by pairing.
+        raise AuthenticationFailed(
+            "the relay does not take this device's token: it was revoked or has expired",
+            hint="pair again: codexctl pair --show on the host, codexctl pair URL here",
+        ) from error
     if answer.get("security_profile") != SECURITY_PROFILE:
         raise ProtocolError(
             "this host speaks the official protocol, not codexctl's",
