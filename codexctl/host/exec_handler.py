@@ -16,9 +16,10 @@ from codexctl.errors import CodexctlError, Refused, UsageError
 from codexctl.host.context import HostContext
 from codexctl.host.environment import FALLBACK_SHELL, LoginEnvironment, find_program
 from codexctl.host.exec_request import ExecRequest, parse_size, parse_terminal
-from codexctl.host.process import HostProcess, Launch, signal_number
+from codexctl.host.process import HostProcess, signal_number
 from codexctl.host.sandbox import SandboxRequest
 from codexctl.host.sandbox_probe import Sandbox
+from codexctl.host.spawn import Launch
 from codexctl.session.channel import (
     ChannelClosed,
     DataReceived,
@@ -240,10 +241,9 @@ class _Attachment:
         self._end("taken")
 
     def _end(self, outcome: str) -> None:
-        if not self._outcome:
-            self._outcome = outcome
-            for task in self._tasks:
-                task.cancel()
+        self._outcome = self._outcome or outcome
+        for task in self._tasks:
+            task.cancel()
 
     async def run(self, missed: list[tuple[int, bytes]] | None = None) -> None:
         """Return when the process has ended and all is sent, or the channel is gone."""
@@ -253,6 +253,8 @@ class _Attachment:
                     tasks.create_task(self._outward(missed or [])),
                     tasks.create_task(self._inward()),
                 ]
+                if self._outcome:  # another has attached before this one began
+                    self._end(self._outcome)
         finally:
             # Also when this handler is cancelled, as when the host stops.
             self.leave()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codexctl.errors import UsageError
-from codexctl.host.process import Terminal
+from codexctl.host.spawn import Terminal
 
 MAX_ARGUMENTS = 4096
 MAX_COMMAND_BYTES = 48 * 1024  # what one open frame can hold anyway

@@ -8,30 +8,29 @@ tells the loop of its end.
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import json
 import os
 import signal
-import struct
 import sys
 import termios
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from codexctl.errors import Refused, UsageError
+from codexctl.errors import UsageError
 from codexctl.host.ring import OutputRing
-from codexctl.host.sandbox import INFO_FD
-from codexctl.wire.channel import DATA_BYTES, STDERR, STDOUT
+from codexctl.host.spawn import Launch, set_size, spawn
+from codexctl.wire.channel import DATA_BYTES, STDOUT
 
 # A pipe of this size lets a command write on while the host encrypts.
 PIPE_BYTES = 1 << 20
 # A detached process is read no faster: one that prints without end does not take the host's core.
 DETACHED_BYTES_PER_TICK = 4 << 20
 DETACHED_TICK_S = 0.1
+# Of a page each, more than a terminal keeps.
+TERMINAL_READS = 64
 # After a device hung up on its command: SIGHUP, then SIGTERM, then SIGKILL.
 TERM_AFTER_S = 2.0
 KILL_AFTER_S = 7.0
@@ -50,35 +49,6 @@ class Exit(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         return {"signal": self.signal} if self.signal else {"status": self.status}
-
-
-class Terminal(NamedTuple):
-    """A terminal's size in characters, and its type for TERM."""
-
-    cols: int = 80
-    rows: int = 24
-    term: str = "xterm-256color"
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What to start: `argv` in full with the sandbox before it, and how it is told of.
-
-    `executable` is the file to start, argv[0] being what it is called. `cwd` is entered by the
-    sandbox, or by a shell where there is none.
-    """
-
-    executable: str
-    argv: tuple[str, ...]
-    environment: dict[str, str] = field(repr=False)
-    cwd: str
-    command: tuple[str, ...]
-    device_id: str
-    device: str
-    tty: Terminal | None = None
-    stdin: bool = True
-    sandboxed: bool = True
-    network: bool = False
 
 
 def signal_number(name: object) -> int:
@@ -117,6 +87,7 @@ class HostProcess:
         self._pidfd = -1
         self._info = -1
         self._init = 0
+        self._runs = False
         self._sent_signals: set[int] = set()
         self._wide: set[int] = set()
         self._read_waiter: asyncio.Future[None] | None = None
@@ -130,84 +101,13 @@ class HostProcess:
 
     def start(self) -> None:
         """Start it, detached and not yet read. Refused where the system cannot."""
-        try:
-            if self.launch.tty is not None:
-                self._start_on_terminal(self.launch.tty)
-            else:
-                self._start_on_pipes()
-        except OSError as error:
-            self._close_streams()
-            if error.errno in (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                hint = "the host is out of processes, files or memory: see codexctl ps"
-            else:
-                hint = ""
-            raise Refused(
-                f"cannot start {self.launch.command[0]}: {error.strerror}", hint=hint
-            ) from error
-        if sys.platform == "linux":
-            self._pidfd = os.pidfd_open(self._pid)
+        started = spawn(self.launch)
+        self._pid, self._pidfd, self.stdin, self.outputs, self._info = started
+        if self._pidfd >= 0:
             self._loop.add_reader(self._pidfd, self._reap)
         else:
             waiting = self._loop.run_in_executor(None, os.waitpid, self._pid, 0)
             waiting.add_done_callback(lambda done: self._ended(done.result()[1]))
-
-    def _start_on_pipes(self) -> None:
-        theirs: list[int] = []
-        try:
-            if self.launch.stdin:
-                read, self.stdin = os.pipe()
-                theirs.append(read)
-            else:
-                theirs.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-            for stream in (STDOUT, STDERR):
-                self.outputs[stream], write = os.pipe()
-                theirs.append(write)
-            for fd in (self.stdin, *self.outputs.values()):
-                if fd >= 0:
-                    os.set_blocking(fd, False)
-            self._spawn([(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(theirs)])
-        finally:
-            for fd in theirs:
-                os.close(fd)
-
-    def _start_on_terminal(self, size: Terminal) -> None:
-        master, slave = os.openpty()
-        self.outputs[STDOUT] = master
-        self.stdin = master
-        try:
-            self.resize(size.cols, size.rows)
-            os.set_blocking(master, False)
-            if self.launch.sandboxed:
-                actions: list[Any] = [(os.POSIX_SPAWN_DUP2, slave, n) for n in range(3)]
-            else:
-                # The first terminal that a session's leader opens becomes its own.
-                name = os.ttyname(slave)
-                actions = [(os.POSIX_SPAWN_OPEN, n, name, os.O_RDWR, 0) for n in range(3)]
-            self._spawn(actions)
-        finally:
-            os.close(slave)
-
-    def _spawn(self, actions: list[Any]) -> None:
-        launch = self.launch
-        info = -1
-        if launch.sandboxed:
-            self._info, info = os.pipe()
-            os.set_blocking(self._info, False)
-            actions.append((os.POSIX_SPAWN_DUP2, info, INFO_FD))
-        try:
-            self._pid = os.posix_spawn(
-                launch.executable,
-                launch.argv,
-                launch.environment,
-                file_actions=actions,
-                setsid=True,
-                setsigmask=[],
-                # What Python ignores a command must not.
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-            )
-        finally:
-            if info >= 0:
-                os.close(info)
 
     # --- end ---
 
@@ -221,10 +121,10 @@ class HostProcess:
     def _ended(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
         if code < 0:
-            self.exit = Exit(None, signal.Signals(-code).name.removeprefix("SIG"))
+            self.exit = Exit(None, _signal_name(-code))
         elif self.launch.sandboxed and code - 128 in self._sent_signals:
             # bwrap reports a signal as shells do; one that was sent from here is told apart.
-            self.exit = Exit(None, signal.Signals(code - 128).name.removeprefix("SIG"))
+            self.exit = Exit(None, _signal_name(code - 128))
         else:
             self.exit = Exit(code)
         self.ended_at = time.time()
@@ -237,7 +137,8 @@ class HostProcess:
         self.on_end()
         _wake(self._read_waiter)
         if self.attachment is None and self.launch.tty is not None:
-            while STDOUT in self.outputs:
+            # What it left in the terminal; what others that hold it still print is not waited for.
+            for _ in range(TERMINAL_READS):
                 self._drain(STDOUT)
         self._on_finished(self)
 
@@ -249,7 +150,9 @@ class HostProcess:
 
     def read(self, stream: int) -> bytes | None:
         """The next bytes of a stream, b"" at its end (then it is closed), None for not now."""
-        fd = self.outputs[stream]
+        fd = self.outputs.get(stream)
+        if fd is None:
+            return b""
         try:
             data = os.read(fd, DATA_BYTES)
         except BlockingIOError:
@@ -268,13 +171,12 @@ class HostProcess:
     async def readable(self) -> None:
         """Wait until an output has something, or the process has ended."""
         self._read_waiter = waiter = self._loop.create_future()
-        fds = list(self.outputs.values())
-        for fd in fds:
+        for fd in self.outputs.values():
             self._loop.add_reader(fd, _wake, waiter)
         try:
             await waiter
         finally:
-            for fd in fds:
+            for fd in self.outputs.values():  # one that was closed may be another's by now
                 self._loop.remove_reader(fd)
 
     def attach(self, token: object, name: str, taken: Callable[[str], None]) -> None:
@@ -368,8 +270,7 @@ class HostProcess:
     def resize(self, cols: int, rows: int) -> None:
         """Set the terminal's size; the kernel tells the foreground group."""
         if self.launch.tty is not None and self.stdin >= 0:
-            size = struct.pack("HHHH", rows, cols, 0, 0)
-            fcntl.ioctl(self.stdin, termios.TIOCSWINSZ, size)
+            set_size(self.stdin, cols, rows)
 
     # --- signals ---
 
@@ -407,7 +308,8 @@ class HostProcess:
         first = self._first()
         if not self.launch.sandboxed:
             return first
-        return first if first != self._pid and _runs_command(first) else 0
+        self._runs = self._runs or (first != self._pid and _runs_command(first))
+        return first if self._runs else 0
 
     def _first(self) -> int:
         """The pid of the sandbox's first process, its group's leader; till it is known bwrap's."""
@@ -451,6 +353,7 @@ class HostProcess:
         self._loop.remove_writer(fd)
         self._wide.discard(fd)
         os.close(fd)
+        _wake(self._read_waiter)
 
     def _close_streams(self) -> None:
         self._drop_input()
@@ -480,6 +383,13 @@ class HostProcess:
             "network": self.launch.network,
             "kept_bytes": min(len(self.ring), self.ring.end - self.sent),
         }
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        return str(number)  # one of the real-time signals
 
 
 def _ignore(size: int) -> None:

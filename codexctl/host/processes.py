@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from codexctl.errors import Refused
-from codexctl.host.process import TERM_AFTER_S, HostProcess, Launch
+from codexctl.host.process import TERM_AFTER_S, HostProcess
+from codexctl.host.spawn import Launch
 
 MAX_PROCESSES = 512
 # Ended processes, for `ps` and for a reattach that wants the exit status.

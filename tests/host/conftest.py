@@ -93,6 +93,12 @@ class Host:
         except CodexctlError as error:
             await channel.close(error)
 
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Poll for what no channel tells of."""
+        async with asyncio.timeout(WAIT_S):
+            while not condition():
+                await asyncio.sleep(0.005)
+
     async def exec(self, *argv: str, stdin: bytes = b"", **params: Any) -> MemoryChannel:
         """Run a command to its end."""
         channel = self.open("exec", argv=list(argv), **params)
@@ -111,3 +117,16 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture
 def sandboxed() -> None:
     """Marks a test that starts the real sandbox."""
+
+
+def processes_with(argument: str) -> list[str]:
+    """Pids of processes that have this argument."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if argument.encode() in words:
+            found.append(name)
+    return found
