@@ -22,6 +22,7 @@ from codexctl.transfer.target import Target
 from codexctl.wire.channel import STDIN
 
 AHEAD_BYTES = 3 << 20  # beyond the first 1 MiB of credit, as for commands
+MAX_ROOTS = 64  # that are told
 TURN_BYTES = 4 << 20  # sent before incoming bytes are looked at again
 
 Step = Callable[[int], None]
@@ -37,7 +38,11 @@ def upload(
 ) -> Summary:
     """Copy what is here to `target` there. `step` is called with the bytes that moved so far."""
     roots = expand_sources(paths)
-    params = {"op": "write", "path": target, "many": len(roots) > 1}
+    params: dict[str, Any] = {"op": "write", "path": target, "many": len(roots) > 1}
+    names = [name for _, name in roots]
+    if len(names) <= MAX_ROOTS:
+        # By these the host knows a copy that is begun anew while it still keeps the first one.
+        params["roots"] = [name.encode("utf-8", "replace").decode() for name in names]
     return _copy(connection, _with_sandbox(params, sandbox), Sender(walk(roots)), step)
 
 
@@ -133,15 +138,16 @@ class _Copy(ChannelHandler):
                         self.over = self._party.finished
                         return
                     self._waiting = memoryview(produced)
-                if self._waiting:
-                    written = self.channel.write(STDIN, self._waiting)
-                    self._waiting = self._waiting[written:]
-                    self._count(written)
-                    budget -= written
+                    if not produced:
+                        budget = 0  # it is hashing: the network is looked at in between
+                written = self.channel.write(STDIN, self._waiting) if self._waiting else 0
+                self._waiting = self._waiting[written:]
+                self._count(written)
+                budget -= written
                 if self._waiting:
                     self.channel.waiting = True
                     return
-                if budget <= 0 or not produced:
+                if budget <= 0:
                     self._later()
                     return
         except CodexctlError as error:

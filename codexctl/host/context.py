@@ -39,6 +39,8 @@ class HostContext:
         self.policy = policy
         self.audit = audit
         self.processes = ProcessTable()
+        # Copies that run, by device and by what is copied (codexctl.host.files).
+        self.copies: dict[tuple[str, ...], tuple[asyncio.subprocess.Process, asyncio.Event]] = {}
         self._person = person
         self._lock = asyncio.Lock()
         self._login: LoginEnvironment | None = None

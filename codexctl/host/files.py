@@ -26,6 +26,7 @@ MAX_PATHS = 1024
 MAX_PATH_BYTES = 4096
 READ_BYTES = 256 * 1024
 STDERR_BYTES = 16 * 1024
+REPLACE_S = 5.0  # for a copy to end that is begun anew
 INFO_OPTION = "--info-fd"
 
 # The interpreter below any virtual environment; the options keep it from reading anything else.
@@ -36,10 +37,14 @@ PACKAGE = os.path.dirname(os.path.realpath(codexctl.__file__))
 
 @dataclass(frozen=True, slots=True)
 class CopyRequest:
-    """An open frame of a file channel, checked. `paths` has one element for a write."""
+    """An open frame of a file channel, checked. `paths` has one element for a write.
+
+    `roots` are the names of what a write will bring: the same copy, begun again, has the same.
+    """
 
     op: str
     paths: tuple[str, ...]
+    roots: tuple[str, ...]
     many: bool
     sandbox: bool
 
@@ -50,16 +55,19 @@ class CopyRequest:
         if op not in ("read", "write"):
             raise UsageError('op has to be "read" or "write"')
         paths = params.get("paths") if op == "read" else [params.get("path")]
+        roots = params.get("roots", [])
         if (
             not isinstance(paths, list)
+            or not isinstance(roots, list)
             or not 0 < len(paths) <= MAX_PATHS
-            or not all(_is_path(path) for path in paths)
+            or not all(map(_is_path, paths + roots))
         ):
             raise UsageError(f"a copy needs paths, at most {MAX_PATHS} of {MAX_PATH_BYTES} bytes")
         sandbox = params.get("sandbox", "on")
         if sandbox not in ("on", "off"):
             raise UsageError('sandbox has to be "on" or "off"')
-        return cls(op, tuple(paths), params.get("many") is True, sandbox == "on")
+        many = params.get("many") is True
+        return cls(op, tuple(paths), tuple(roots), many, sandbox == "on")
 
 
 def _is_path(value: object) -> bool:
@@ -89,6 +97,9 @@ async def serve_file(channel: HostChannel, context: HostContext) -> None:
     )
     await context.audit.synced()
     login = await context.login()
+    key = (channel.peer.device_id, request.op, *request.paths, *request.roots)
+    if request.op == "write":
+        await _replace(context.copies.get(key))
     process = await asyncio.create_subprocess_exec(
         *argv,
         stdin=asyncio.subprocess.PIPE,
@@ -100,6 +111,7 @@ async def serve_file(channel: HostChannel, context: HostContext) -> None:
         start_new_session=True,
     )
     summary: dict[str, Any] = {}
+    copy = context.copies[key] = (process, asyncio.Event())
     try:
         await channel.accept({})
         summary = await _carry(channel, process)
@@ -109,8 +121,27 @@ async def serve_file(channel: HostChannel, context: HostContext) -> None:
         if process.returncode is None:
             process.kill()
             await process.wait()
-        outcome = "broken off" if not summary else "incomplete" if summary["failed"] else "done"
+        copy[1].set()
+        if context.copies.get(key) is copy:
+            del context.copies[key]
+        outcome = "incomplete" if summary.get("failed") else "done"
+        if not summary or "reason" in summary:
+            outcome = "failed"
         context.record("copied", channel.peer, told, outcome, where=where, op=request.op, **summary)
+
+
+async def _replace(copy: tuple[asyncio.subprocess.Process, asyncio.Event] | None) -> None:
+    """End the same copy by the same device, which began it anew: its first one has no reader."""
+    if copy is None:
+        return
+    process, over = copy
+    if process.returncode is None:
+        process.kill()
+    try:
+        async with asyncio.timeout(REPLACE_S):
+            await over.wait()
+    except TimeoutError:
+        return  # the new one will say that another is writing
 
 
 async def _command(request: CopyRequest, context: HostContext) -> list[str]:

@@ -34,28 +34,24 @@ CODE = (
 
 
 def main(request: str) -> int:
-    """Copy as `request` says; 0 when the other side was told how it went, also if badly."""
+    """Copy as `request` says; 0 when it went through, perhaps without some of the files."""
     os.set_blocking(0, False)
     os.set_blocking(1, False)
     party: Party | None = None
+    told: dict[str, Any] = {"failed": 0}
     try:
         party = open_party(json.loads(request))
         pump(party, 0, 1)
-    except CodexctlError as error:
-        try:
-            _write_all(1, error_frame(error))
-        except OSError:
-            return 1
-    except OSError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    except (CodexctlError, OSError) as error:
+        told["reason"] = str(error)
+        if isinstance(error, CodexctlError):
+            _tell(error)
     finally:
         if party is not None:
             party.close()
-            sys.stderr.write(
-                json.dumps({**party.summary.counts(), "failed": party.summary.failures})
-            )
-    return 0
+            told.update(party.summary.counts(), failed=party.summary.failures)
+        sys.stderr.write(json.dumps(told))
+    return 0 if "reason" not in told else 1
 
 
 def open_party(request: dict[str, Any]) -> Party:
@@ -92,7 +88,12 @@ def pump(party: Party, read_fd: int, write_fd: int) -> None:
             party.feed(data)
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    os.set_blocking(fd, True)
-    while data:
-        data = data[os.write(fd, data) :]
+def _tell(error: CodexctlError) -> None:
+    """The last frame. A reader that is gone already has no use for it."""
+    data = error_frame(error)
+    try:
+        os.set_blocking(1, True)
+        while data:
+            data = data[os.write(1, data) :]
+    except OSError:
+        return

@@ -80,7 +80,12 @@ def walk(roots: Sequence[tuple[str, str]]) -> Iterator[Found | Unreadable]:
         if name == CONTENTS and not stat.S_ISDIR(status.st_mode):
             yield Unreadable(path, "not a directory", True)
             continue
-        yield from _walk(path, (name,), status)
+        for found in _walk(path, (name,), status):
+            if isinstance(found, Unreadable) and found.path == path:
+                # Asked for by name, so that leaving it out is no success.
+                yield found._replace(failed=True)
+            else:
+                yield found
 
 
 def _walk(
