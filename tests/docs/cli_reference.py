@@ -1,0 +1,58 @@
+"""docs/cli.md from the help texts; `./dev docs` writes it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from codexctl.cli.main import EPILOG, HEADINGS, root_group, root_help
+
+PATH = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+WIDTH = 88
+INTRODUCTION = """\
+# Every command
+
+Generated from the help texts by `./dev docs`; a test keeps it so.
+
+"""
+
+
+def render() -> str:
+    """The whole page."""
+    parts = [INTRODUCTION, _fence(root_help().replace(EPILOG, "").rstrip())]
+    group = root_group()
+    with click.Context(group, info_name="codexctl", terminal_width=WIDTH) as context:
+        for heading, names in HEADINGS:
+            parts.append(f"## {heading}\n\n")
+            for name in names:
+                command = group.get_command(context, name)
+                assert command is not None
+                for path, text in _helps(context, name, command):
+                    depth = "#" * min(2 + len(path), 5)
+                    parts.append(f"{depth} codexctl {' '.join(path)}\n\n{_fence(text)}")
+    return "".join(parts).rstrip("\n") + "\n"
+
+
+def _helps(
+    parent: click.Context, name: str, command: click.Command, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The help of a command and, behind it, of its own commands."""
+    path = (*path, name)
+    with click.Context(command, info_name=name, parent=parent, terminal_width=WIDTH) as context:
+        yield path, inspect.cleandoc(command.get_help(context))
+        if isinstance(command, click.Group):
+            for inner in command.list_commands(context):
+                found = command.get_command(context, inner)
+                if found is not None and not found.hidden:
+                    yield from _helps(context, inner, found, path)
+
+
+def _fence(text: str) -> str:
+    return f"```text\n{text}\n```\n\n"
+
+
+if __name__ == "__main__":
+    PATH.write_text(render(), encoding="utf-8")
