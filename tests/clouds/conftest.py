@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import os
 import secrets as random_source
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from codexctl_plugins.aws import Aws
 from codexctl_plugins.digitalocean import DigitalOcean
 
 from codexctl.provision.model import Account, Order, Plan, Ref, Tags
 from codexctl.secret import Secret
 from tests.clouds.digitalocean_cloud import TOKEN
+from tests.clouds.fake_aws import KEY, SECRET_KEY, FakeAws, moto_server, reset
 from tests.clouds.fake_digitalocean import FakeDigitalOcean, fake_digitalocean
 
 OWNER = "00112233445566aa"
@@ -87,3 +91,38 @@ def open_account(fake: FakeDigitalOcean) -> Iterator[OpenAccount]:
 @pytest.fixture
 def account(open_account: OpenAccount) -> Account:
     return open_account()
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with moto_server(tmp_path_factory.mktemp("moto")) as port:
+        yield port
+
+
+@pytest.fixture
+def aws(moto: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeAws]:
+    reset(moto)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    with FakeAws(moto) as cloud:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", cloud.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("NO_PROXY", "*")
+        yield cloud
+
+
+@pytest.fixture
+def open_aws(aws: FakeAws) -> Iterator[OpenAccount]:
+    opened: list[Account] = []
+
+    def opener(**options: Any) -> Account:
+        provider = Aws()
+        opened.append(provider.open(provider.selection(options), Store()))
+        return opened[-1]
+
+    yield opener
+    for account in opened:
+        account.close()
