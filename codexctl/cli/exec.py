@@ -8,32 +8,11 @@ from typing import Any
 import click
 
 from codexctl.cli.complete import complete_host
+from codexctl.cli.exec_run import command_params, run_paired
 from codexctl.cli.output import notice
 from codexctl.cli.target import find_host, find_ssh, open_connection
 from codexctl.errors import UsageError
 from codexctl.paths import Home
-
-
-def command_params(words: tuple[str, ...]) -> dict[str, Any]:
-    """What was typed behind `--`, as the host gets it.
-
-    Several words are the program and its arguments, untouched by any shell. One word that could not
-    be a program's name (it holds white space or a shell's characters) is a command line.
-    """
-    if len(words) == 1 and any(c in " \t\n;&|<>()$`\\\"'*?[]#~{}!" for c in words[0]):
-        return {"shell": words[0]}
-    return {"argv": list(words)}
-
-
-def run_paired(home: Home, record: Any, params: dict[str, Any], *, tty: bool, stdin: bool) -> int:
-    """Run on a paired host; its exit status."""
-    from codexctl.client.process import run_command, run_terminal, terminal
-
-    with open_connection(home, record) as connection:
-        if tty:
-            params["tty"] = terminal()
-            return run_terminal(connection, "pty", params, notice=notice)
-        return run_command(connection, "exec", params, notice=notice, stdin=stdin)
 
 
 @click.command("exec")

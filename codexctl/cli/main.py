@@ -116,7 +116,12 @@ def _dispatch(argv: Sequence[str]) -> int:
         sys.stdout.write(root_help())
         return 0
     _warn_of_expired_workspaces()
-    # The place of fast paths: a command that answers plain arguments without click stands here.
+    if argv[:1] == ["exec"]:
+        from codexctl.cli.exec_run import run_plain
+
+        status = run_plain(argv)
+        if status is not None:
+            return status
     return _run_click(argv)
 
 

@@ -41,7 +41,7 @@ def ps(host: str, attach: str | None, kill: str | None, signal_name: str, as_jso
         listed: list[dict[str, Any]] = control(connection, "ps")["processes"]
         if attach is None:
             rows = [_row(process) for process in listed]
-            columns = ("id", "state", "age", "device", "tty", "attached", "command")
+            columns = ("process", "state", "age", "device", "tty", "attached", "command")
             emit(listed if as_json else rows, as_json, table=columns, empty="nothing runs there")
             return 0
         found = next((process for process in listed if process["process"] == attach), None)

@@ -15,7 +15,7 @@ from codexctl.noise.handshake import Initiator, prologue
 from codexctl.noise.keys import PrivateKey
 from codexctl.noise.suites import SUITES
 from codexctl.session import core
-from codexctl.session.records import reset_error
+from codexctl.session.records import PathFault, reset_error
 from codexctl.wire import channel as wire
 from codexctl.wire import relay as frames
 from codexctl.wire.handshake import PROLOGUE_LABEL, PROTOCOL_VERSION
@@ -33,9 +33,15 @@ def new_stream_id() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+class WrongHostKey(AuthenticationFailed):
+    """The relay presents another key than the one that pairing pinned."""
+
+    code = "wrong-host-key"
+
+
 def check_key(record: HostRecord, host_key: bytes) -> None:
     if host_key != record.host_key:
-        raise AuthenticationFailed(
+        raise WrongHostKey(
             f"the relay shows another key for {record.name} than was pinned at pairing",
             hint="if the host was set up anew, pair again; if not, do not trust this relay",
         )
@@ -64,10 +70,7 @@ def handshake(
     try:
         answer = connect(relay, record.environment_id, suite, key.public_bytes)
     except HostOffline as error:
-        raise HostOffline(
-            f"{record.name} is not connected to the relay: {error}",
-            hint="on the host, run: codexctl host serve (or codexctl up)",
-        ) from error
+        raise _offline(record, str(error)) from error
     check_key(record, answer.host_key)
     stream_id = new_stream_id()
     initiator = Initiator(
@@ -83,11 +86,20 @@ def handshake(
         reply = exchange(websocket, stream_id, kind, offer_id + initiator.write_first())
         payload, transport = initiator.read_second(reply)
         hello = wire.decode_json(payload)
-    except BaseException:
+    except BaseException as error:
         websocket.close()
+        if isinstance(error, PathFault) and error.reported:
+            raise _offline(record, str(error)) from error
         raise
     session = core.Session(stream_id, transport, time.monotonic(), is_device=True)
     return websocket, session, hello
+
+
+def _offline(record: HostRecord, reason: str) -> HostOffline:
+    return HostOffline(
+        f"{record.name} cannot be reached through its relay: {reason}",
+        hint="on the host, run: codexctl host serve (or codexctl up)",
+    )
 
 
 def exchange(websocket: WebSocket, stream_id: str, kind: int, payload: bytes) -> bytes:

@@ -402,6 +402,7 @@ class Daemon:
                     )
                 )
                 cut += 1
+        self.context.processes.hang_up_device(device.id)
         self.context.audit.append("revocation", who="owner", what=device.name, outcome="revoked")
         told = device.relay_token_id is None or await self.pairing.revoke_token(
             device.relay_token_id

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from codexctl import __version__
-from codexctl.errors import StateError
 from codexctl.relay.calls import (
     Answer,
     Failure,
@@ -42,7 +41,7 @@ from codexctl.relay.store import Store
 
 STREAM_HEADER = "x-codex-noise-stream-id"
 SOCKET_PATH = "/v1/socket/"
-MIN_LIFETIME_S = 10
+MIN_LIFETIME_S = 1
 
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -78,13 +77,14 @@ class Registry:
         self.draining = False
 
     def answer(self, request: Request, socket_base: str, now: float) -> Answer:
-        """Answer one call; `socket_base` is the ws: or wss: URL under which this relay is met."""
+        """Answer one call; `socket_base` is the ws: or wss: URL under which this relay is met.
+
+        StateError where the disk fails.
+        """
         try:
             return self._route(request, socket_base, now)
         except Failure as failure:
             return failure.answer
-        except StateError as error:
-            return Failure(507, "state", error.message, "look at the relay's disk and log").answer
 
     def redeem(self, path: str, now: float) -> Ticket:
         """Use up the ticket of a WebSocket's path. Failure when it does not open the door."""
