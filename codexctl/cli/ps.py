@@ -57,8 +57,7 @@ def _row(process: dict[str, Any]) -> dict[str, Any]:
     words = process.get("command")
     command = " ".join(map(str, words)) if isinstance(words, list) else str(words or "")
     return {
-        "id": process.get("process"),
-        **{key: process.get(key) for key in ("state", "device", "tty", "attached")},
+        **{key: process.get(key) for key in ("process", "state", "device", "tty", "attached")},
         "age": f"{age}s" if age < 120 else f"{age // 60}m" if age < 7200 else f"{age // 3600}h",
         "command": command if len(command) <= 60 else command[:59] + "…",
     }
