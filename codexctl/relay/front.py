@@ -62,7 +62,7 @@ class _Socket(WSProtocol):  # type: ignore[misc]  # picows types WSProtocol as A
 class Front(asyncio.Protocol):
     """One connection until it is closed or has become a WebSocket."""
 
-    __slots__ = ("_body", "_http", "_request", "_server", "_timer", "_transport")
+    __slots__ = ("_body", "_http", "_paused", "_request", "_server", "_timer", "_transport")
 
     _transport: asyncio.Transport
 
@@ -71,6 +71,7 @@ class Front(asyncio.Protocol):
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._request: h11.Request | None = None
         self._body = bytearray()
+        self._paused = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -86,14 +87,26 @@ class Front(asyncio.Protocol):
         self._server.front_closed(self)
 
     def pause_writing(self) -> None:
-        # Who sends calls and reads no answers is not read from.
+        # Who sends calls and reads no answers is not read from, nor answered further.
+        self._paused = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._paused = False
         self._transport.resume_reading()
+        self._go_on()
 
     def data_received(self, data: bytes) -> None:
         self._http.receive_data(data)
+        self._go_on()
+
+    def abort(self) -> None:
+        """Make room for others."""
+        self._transport.abort()
+
+    # Inside
+
+    def _go_on(self) -> None:
         try:
             self._advance()
         except h11.RemoteProtocolError as error:
@@ -103,14 +116,8 @@ class Front(asyncio.Protocol):
             else:
                 self._transport.abort()
 
-    def abort(self) -> None:
-        """Make room for others."""
-        self._transport.abort()
-
-    # Inside
-
     def _advance(self) -> None:
-        while not self._transport.is_closing():
+        while not self._paused and not self._transport.is_closing():
             event = self._http.next_event()
             if event is h11.NEED_DATA or event is h11.PAUSED:
                 return

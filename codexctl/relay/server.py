@@ -249,7 +249,14 @@ class RelayServer:
 
     def call(self, request: Request) -> Answer:
         """Answer a registry call and do what it entails."""
-        answer = self._registry.answer(request, self._socket_base(request), time.time())
+        try:
+            answer = self._registry.answer(request, self._socket_base(request), time.time())
+        except StateError as error:
+            # The file's path is for the log; whoever calls hears that it is not their fault.
+            self._report(error)
+            answer = Failure(
+                507, "state", "the relay cannot write its state", "see the relay's log and disk"
+            ).answer
         self._counts["requests"] += 1
         if answer.status >= 400:
             self._counts["refused"] += 1
@@ -408,11 +415,14 @@ class RelayServer:
                 self.store.clean(now)
         except CodexctlError as error:
             # A full or failing disk stops no frame; registrations and tokens say so themselves.
-            if error.message != self._last_error:
-                self.config.log.event("error", message=error.message)
-            self._last_error = error.message
+            self._report(error)
         else:
             self._last_error = ""
+
+    def _report(self, error: CodexctlError) -> None:
+        if error.message != self._last_error:
+            self._last_error = error.message
+            self.config.log.event("error", message=error.message)
 
     def _sweep(self) -> None:
         """Ping who said nothing for a while, cut who did not answer; a tenth of all each second."""

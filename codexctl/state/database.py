@@ -81,10 +81,13 @@ class transaction:
         return self._db
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
-        if kind is None:
-            self._db.execute("COMMIT")
-        else:
-            self._db.execute("ROLLBACK")
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            # Also after a COMMIT that failed; a full disk has ended the transaction by itself.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
 
 def describe_sqlite_error(error: sqlite3.Error, path: str) -> StateError:
