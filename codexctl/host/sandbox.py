@@ -264,17 +264,21 @@ def _toolchain_of(folder: str, files: Files) -> str:
     return folder
 
 
-def bwrap_argv(plan: Plan, request: SandboxRequest, *, as_root: bool) -> list[str]:
+def bwrap_argv(
+    plan: Plan, request: SandboxRequest, *, as_root: bool, info: bool = True
+) -> list[str]:
     """The command line of bwrap up to its `--`; the command's own follows.
 
-    The environment is the one bwrap is started with. The first process's pid is written to
-    INFO_FD. Without a terminal of its own the command cannot push input into the host's.
+    The environment is the one bwrap is started with. With `info` the first process's pid is written
+    to INFO_FD. Without a terminal of its own the command cannot push input into the host's.
     """
     argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     if not request.network:
         argv.append("--unshare-net")
     # When the host daemon dies so do its commands: nobody could reach them any more.
-    argv += ["--die-with-parent", "--new-session", "--info-fd", str(INFO_FD)]
+    argv += ["--die-with-parent", "--new-session"]
+    if info:
+        argv += ["--info-fd", str(INFO_FD)]
     if as_root:
         # bwrap leaves root all capabilities, and with them the power to unmount the masks.
         argv += ["--cap-drop", "ALL"]
@@ -292,6 +296,10 @@ def bwrap_argv(plan: Plan, request: SandboxRequest, *, as_root: bool) -> list[st
             argv += ["--bind", path, path]
         elif kind is Kind.PROC:
             argv += ["--proc", path]
+            if as_root:
+                # /proc/sys belongs to root, with or without capabilities: core_pattern alone would
+                # be a way out. bwrap covers it only where it looks writable to bwrap.
+                argv += ["--remount-ro", path]
         elif kind is Kind.DEV:
             argv += ["--dev", path]
         elif kind is Kind.MASKED_FOLDER:

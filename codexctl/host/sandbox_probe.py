@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from codexctl.errors import Refused
 from codexctl.host.sandbox import (
+    Plan,
     SandboxRequest,
     Surroundings,
     bwrap_argv,
@@ -228,9 +229,12 @@ class Sandbox:
             self._around = replace(
                 self._around, masked=tuple(masked), left_out=tuple(left_out), as_root=True
             )
-        argv = self.command(SandboxRequest(self._workspace, self._workspace), ["true"])
-        at = argv.index("--info-fd")
-        del argv[at : at + 2]
+        request = SandboxRequest(self._workspace, self._workspace)
+        plan = plan_sandbox(self._around, request, RealFiles())
+        # Nothing is made on the host for a trial.
+        mounts = tuple(mount for mount in plan.mounts if mount.path not in plan.placeholders)
+        prefix = bwrap_argv(Plan(mounts, ()), request, as_root=self._around.as_root, info=False)
+        argv = [self._bwrap, *prefix[1:], "true"]
         try:
             done = subprocess.run(
                 argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_S, check=False

@@ -130,3 +130,9 @@ def processes_with(argument: str) -> list[str]:
         if argument.encode() in words:
             found.append(name)
     return found
+
+
+def without_info(argv: list[str]) -> list[str]:
+    """The sandbox's command line for a caller that has no descriptor for its first pid."""
+    at = argv.index("--info-fd")
+    return argv[:at] + argv[at + 2 :]

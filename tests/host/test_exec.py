@@ -14,7 +14,7 @@ from codexctl.host import exec_handler, process, processes
 from codexctl.host.audit import read_lines
 from codexctl.host.exec_handler import control
 from codexctl.session.channel import Peer
-from tests.host.conftest import Bench, Host, processes_with
+from tests.host.conftest import Bench, Host, processes_with, without_info
 from tests.host.memory_channel import LAPTOP, MemoryChannel
 
 pytestmark = pytest.mark.usefixtures("sandboxed")
@@ -623,9 +623,7 @@ def test_the_daemon_is_killed_and_its_commands_with_it(bench: Bench, tmp_path: P
     )
     sandbox.probe()
     request = SandboxRequest(str(bench.workspace), str(bench.workspace))
-    argv = sandbox.command(request, ["sh", "-c", "echo on; sleep 54321.5"])
-    at = argv.index("--info-fd")
-    del argv[at : at + 2]
+    argv = without_info(sandbox.command(request, ["sh", "-c", "echo on; sleep 54321.5"]))
     code = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
     with subprocess.Popen([sys.executable, "-c", code, *argv], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
