@@ -8,7 +8,6 @@ The machine ends itself: a shutdown from inside terminates it, disk included.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,6 @@ from codexctl.provision.model import (
     Resource,
     SecretStore,
     Size,
-    State,
     Tags,
     require_text,
     resource_name,
@@ -42,6 +40,7 @@ from codexctl.provision.model import (
 from codexctl.secret import Secret
 
 from . import _address as address
+from . import _aws_values as values
 
 if TYPE_CHECKING:
     import click
@@ -53,14 +52,6 @@ Body = dict[str, Any]
 DEFAULT_SIZE = "t3.medium"
 USER_DATA_BYTES = 16384
 PAGE_ITEMS = 200
-_STATES: dict[str, State] = {
-    "pending": "making",
-    "running": "running",
-    "stopping": "stopping",
-    "stopped": "stopped",
-    "shutting-down": "ending",
-}
-_BY_ITS_OWNER = ("Client.UserInitiatedShutdown", "Client.InstanceInitiatedShutdown")
 
 
 @hookimpl
@@ -272,7 +263,7 @@ class Instances(Account):
                 order.plan.region,
                 "run_instances",
                 UserData=user_data,
-                **_launch(order.plan, order.tags, order.name, group),
+                **values.launch(order.plan, order.tags, order.name, group),
             )
         except Answered as error:
             if error.aws_code != "IdempotentParameterMismatch":
@@ -302,7 +293,7 @@ class Instances(Account):
                 GroupName=name,
                 Description=f"codexctl workspace {order.name}",
                 VpcId=extra["vpc"],
-                TagSpecifications=[_tagged("security-group", order.tags, order.name)],
+                TagSpecifications=[values.tagged("security-group", order.tags, order.name)],
             )["GroupId"]
         except Answered as error:
             if error.aws_code != "InvalidGroup.Duplicate":
@@ -316,7 +307,7 @@ class Instances(Account):
                 region,
                 "authorize_security_group_ingress",
                 GroupId=group,
-                IpPermissions=[_ssh_from(extra["ssh_from"].split(","))],
+                IpPermissions=[values.ssh_rule(extra["ssh_from"].split(","))],
             )
         except Answered as error:
             if error.aws_code != "InvalidPermission.Duplicate":
@@ -332,7 +323,7 @@ class Instances(Account):
                 "import_key_pair",
                 KeyName=resource_name(order.ref.workspace_id),
                 PublicKeyMaterial=order.public_key.encode(),
-                TagSpecifications=[_tagged("key-pair", order.tags, order.name)],
+                TagSpecifications=[values.tagged("key-pair", order.tags, order.name)],
             )
         except Answered as error:
             if error.aws_code != "InvalidKeyPair.Duplicate":
@@ -346,12 +337,12 @@ class Instances(Account):
 
     def _instances(self, ref: Ref) -> list[Body]:
         """Those of this workspace, living ones first; usually one."""
-        return self._by_filter(ref.region, [_own(ref)])
+        return self._by_filter(ref.region, [values.own(ref)])
 
     def _by_filter(self, region: str, filters: list[Body]) -> list[Body]:
         reservations = self._all(region, "describe_instances", "Reservations", filters)
         found = [instance for group in reservations for instance in group["Instances"]]
-        return sorted(found, key=lambda instance: instance["State"]["Name"] not in _STATES)
+        return sorted(found, key=lambda instance: instance["State"]["Name"] not in values.STATES)
 
     def describe(self, ref: Ref) -> Machine | None:
         found = self._instances(ref)
@@ -360,17 +351,17 @@ class Instances(Account):
                 return Machine(ref, "making", None)
             return None
         instance = found[0]
-        if instance["State"]["Name"] in _STATES or _taken_away(instance):
+        if instance["State"]["Name"] in values.STATES or values.taken_away(instance):
             return self._machine(ref, instance)
         return None
 
     def _machine(self, ref: Ref, instance: Body) -> Machine:
         return Machine(
             Ref(ref.workspace_id, ref.region, instance["InstanceId"]),
-            _STATES.get(instance["State"]["Name"], "failed"),
+            values.STATES.get(instance["State"]["Name"], "failed"),
             instance.get("PublicIpAddress") or instance.get("PublicDnsName") or None,
             created_at=int(instance["LaunchTime"].timestamp()),
-            detail=_taken_away(instance),
+            detail=values.taken_away(instance),
         )
 
     def stop(self, ref: Ref) -> None:
@@ -393,7 +384,7 @@ class Instances(Account):
     def set_expiry(self, ref: Ref, tags: Tags) -> None:
         ids = [thing.resource_id for thing in self.resources(ref)]
         if ids:
-            pairs = _pairs(tags)
+            pairs = values.pairs(tags)
             self._cloud.call(ref.region, "create_tags", Resources=ids, Tags=pairs)
 
     def console(self, ref: Ref) -> str | None:
@@ -411,21 +402,21 @@ class Instances(Account):
         return [thing for region in sorted(regions) for thing in self._listed(region, marked)]
 
     def resources(self, ref: Ref) -> list[Resource]:
-        return self._listed(ref.region, _own(ref))
+        return self._listed(ref.region, values.own(ref))
 
     def _listed(self, region: str, which: Body) -> list[Resource]:
         machines = [
-            _resource("machine", "InstanceId", instance, region, bills=True)
+            values.resource("machine", "InstanceId", instance, region, bills=True)
             for instance in self._by_filter(region, [which])
-            if _lives(instance)
+            if values.lives(instance)
         ]
         volumes = [
-            _resource("volume", "VolumeId", volume, region, bills=True)
+            values.resource("volume", "VolumeId", volume, region, bills=True)
             for volume in self._all(region, "describe_volumes", "Volumes", [which])
             if volume["State"] not in ("deleting", "deleted")
         ]
         groups = [
-            _resource("security group", "GroupId", group, region)
+            values.resource("security group", "GroupId", group, region)
             for group in self._all(region, "describe_security_groups", "SecurityGroups", [which])
         ]
         pairs = self._cloud.call(region, "describe_key_pairs", Filters=[which])["KeyPairs"]
@@ -433,13 +424,13 @@ class Instances(Account):
             *machines,
             *volumes,
             *groups,
-            *(_resource("key", "KeyPairId", pair, region) for pair in pairs),
+            *(values.resource("key", "KeyPairId", pair, region) for pair in pairs),
         ]
 
     def destroy(self, ref: Ref) -> None:
         from ._aws_api import Answered
 
-        living = [item["InstanceId"] for item in self._instances(ref) if _lives(item)]
+        living = [item["InstanceId"] for item in self._instances(ref) if values.lives(item)]
         if living:
             self._cloud.call(ref.region, "terminate_instances", InstanceIds=living)
         name = resource_name(ref.workspace_id)
@@ -463,98 +454,3 @@ _NOT_YET_OR_GONE = {
     "InvalidVolume.NotFound",
     "VolumeInUse",
 }
-
-
-def _launch(plan: Plan, tags: Tags, name: str, group: str) -> Body:
-    """The parameters of RunInstances but for the user data."""
-    extra = plan.extra
-    disk = {
-        "VolumeSize": int(extra["disk"]),
-        "VolumeType": "gp3",
-        "Encrypted": True,
-        "DeleteOnTermination": True,
-    }
-    kinds = ["instance", "volume", "network-interface"]
-    wanted: Body = {
-        "ClientToken": resource_name(tags.workspace_id),
-        "ImageId": extra["ami"],
-        "InstanceType": plan.size,
-        "KeyName": resource_name(tags.workspace_id),
-        "MinCount": 1,
-        "MaxCount": 1,
-        "BlockDeviceMappings": [{"DeviceName": extra["root"], "Ebs": disk}],
-        "InstanceInitiatedShutdownBehavior": "terminate",
-        "MetadataOptions": {
-            "HttpTokens": "required",
-            "HttpEndpoint": "enabled",
-            "HttpPutResponseHopLimit": 1,
-        },
-    }
-    if extra["burstable"]:
-        # Unlimited credits, the default of t3, cost extra when the processor is busy for long.
-        wanted["CreditSpecification"] = {"CpuCredits": "standard"}
-    if extra["subnet"]:
-        interface = {"DeviceIndex": 0, "SubnetId": extra["subnet"], "Groups": [group]}
-        wanted["NetworkInterfaces"] = [interface | {"AssociatePublicIpAddress": True}]
-    else:
-        # EC2 chooses a default subnet in a zone that has capacity.
-        wanted["SecurityGroupIds"] = [group]
-    if extra["spot"]:
-        kinds.append("spot-instances-request")
-        spot = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
-        wanted["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": spot}
-    wanted["TagSpecifications"] = [_tagged(kind, tags, name) for kind in kinds]
-    return wanted
-
-
-def _ssh_from(networks: list[str]) -> Body:
-    rule: Body = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
-    for network in networks:
-        if ipaddress.ip_network(network).version == 4:
-            rule.setdefault("IpRanges", []).append({"CidrIp": network})
-        else:
-            rule.setdefault("Ipv6Ranges", []).append({"CidrIpv6": network})
-    return rule
-
-
-def _pairs(tags: Tags) -> list[Body]:
-    return [{"Key": key, "Value": value} for key, value in tags.pairs().items()]
-
-
-def _tagged(kind: str, tags: Tags, name: str) -> Body:
-    return {"ResourceType": kind, "Tags": [*_pairs(tags), {"Key": "Name", "Value": name}]}
-
-
-def _own(ref: Ref) -> Body:
-    return {"Name": f"tag:{MARKER}-id", "Values": [ref.workspace_id]}
-
-
-def _resource(kind: str, id_key: str, body: Body, region: str, *, bills: bool = False) -> Resource:
-    words = {tag["Key"]: tag["Value"] for tag in body.get("Tags", [])}
-    made = body.get("LaunchTime") or body.get("CreateTime")
-    return Resource(
-        kind,
-        body[id_key],
-        words.get("Name", ""),
-        region,
-        Tags.parse(words),
-        bills,
-        int(made.timestamp()) if made else None,
-        _STATES.get(body["State"]["Name"]) if kind == "machine" else None,
-    )
-
-
-def _lives(instance: Body) -> bool:
-    """It bills, or may again."""
-    return instance["State"]["Name"] in ("pending", "running", "stopping", "stopped")
-
-
-def _taken_away(instance: Body) -> str:
-    """Why AWS ended this machine, where it was not its owner who did; else an empty text."""
-    reason = instance.get("StateReason") or {}
-    code = str(reason.get("Code", ""))
-    if instance["State"]["Name"] not in ("shutting-down", "terminated") or code in _BY_ITS_OWNER:
-        return ""
-    if "Spot" in code:
-        return "AWS took the spot machine back"
-    return f"AWS ended it: {reason['Message']}" if reason.get("Message") else ""
