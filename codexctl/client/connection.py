@@ -36,6 +36,7 @@ from codexctl.wire.handshake import KIND_SESSION
 
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 15.0
+GOODBYE_S = 2.0
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 _GONE = select.POLLHUP | select.POLLERR
 
@@ -302,11 +303,11 @@ class Connection:
 
     # --- paths ---
 
-    def _drop_path(self) -> None:
+    def _drop_path(self, linger_s: float = 0.0) -> None:
         websocket, self._websocket = self._websocket, None
         if websocket is not None:
             self._poll.unregister(websocket.fileno())
-            websocket.close()
+            websocket.close(linger_s=linger_s)
         self.session.records.path_lost()
 
     def _lose_path(self, error: Exception) -> None:
@@ -357,9 +358,11 @@ class Connection:
         """End the session: the host learns it at once, if a path is there. Harmless when closed."""
         if self._websocket is None:
             return
+        # The host should learn that what is still open ends: else it would run on, detached.
+        linger_s = GOODBYE_S if self.session.channels else 0.0
         self.session.end()
         try:
             self._flush()
         except CodexctlError:
             pass
-        self._drop_path()
+        self._drop_path(linger_s)

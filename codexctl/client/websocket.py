@@ -13,6 +13,7 @@ import hashlib
 import os
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Iterator
 
@@ -218,15 +219,24 @@ class WebSocket:
         self._fragments = None if final else gathered
         return bytes(gathered) if final else None
 
-    def close(self) -> None:
-        """Say goodbye if the socket takes it at once, and close. Harmless when closed."""
+    def close(self, *, linger_s: float = 0.0) -> None:
+        """Say goodbye and close. Harmless when closed.
+
+        Closing a socket that still has bytes to read resets the connection, and what was sent last
+        may be lost with it: `linger_s` is how long to read and discard until the relay has closed.
+        """
         if self._sock.fileno() < 0:
             return
         try:
             if not self.closed_because:
                 self._queue(_CLOSE, struct.pack(">H", 1000))
+            if linger_s:
+                self._sock.settimeout(linger_s)
             self.write()
             self._sock.shutdown(socket.SHUT_WR)
+            deadline = time.monotonic() + linger_s
+            while linger_s and time.monotonic() < deadline and self._sock.recv_into(self._view):
+                pass
         except OSError:
             pass
         self._sock.close()
