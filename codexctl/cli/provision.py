@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from codexctl.provision.service import Service
     from codexctl.secret import Secret
 
+DEFAULT_USER = "codex"
+
 
 class ProvisionGroup(click.Group):
     """A command for each provider that is installed, with that provider's own options."""
@@ -82,7 +84,7 @@ def common_options() -> list[click.Parameter]:
         click.Option(["--ttl"], help="When it dies, as 8h or 3d; without it, when you destroy it."),
         click.Option(["--idle-stop"], help="Stop it when idle for so long, as 30m (see reap)."),
         click.Option(["--max-price"], help="Refuse what costs more an hour, as 0.25."),
-        click.Option(["--user"], help="The login user.", default="codex", show_default=True),
+        click.Option(["--user"], help=f"The login user, {DEFAULT_USER} by default."),
         click.Option(["--sudo/--no-sudo"], default=True, help="May the user become root?"),
         click.Option(["--package"], multiple=True, help="A package to install; repeatable."),
         click.Option(["--setup"], multiple=True, help="A script root runs at first; repeatable."),
@@ -122,7 +124,7 @@ def _provision(provider: Provider, options: dict[str, Any]) -> None:
     from codexctl.provision.ssh_config import SshConfig
 
     as_json = bool(options["as_json"])
-    settings = _settings(options)
+    settings = _settings(options, creates=provider.capabilities.creates)
     with _service() as service:
         name = options["name"] or _free_name(service, provider.name)
         SshConfig(service.home).check_name(name)
@@ -194,7 +196,7 @@ def _service() -> Service:
     return Service(Home.from_env())
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _settings(options: dict[str, Any], *, creates: bool) -> Settings:
     """The pipeline's settings from the options; UsageError for what cannot work."""
     import os
 
@@ -202,11 +204,12 @@ def _settings(options: dict[str, Any]) -> Settings:
     from codexctl.provision.cloudinit import check_settings
     from codexctl.provision.journal import Settings
 
-    check_settings(options["user"], options["package"], options["setup"])
+    user = options["user"] or DEFAULT_USER
+    check_settings(user, options["package"], options["setup"], creates=creates)
     ttl, idle = options["ttl"], options["idle_stop"]
     template = options["template"] or ""
     return Settings(
-        user=options["user"],
+        user=user,
         sudo=options["sudo"],
         packages=tuple(options["package"]),
         setup=tuple(os.path.abspath(path) for path in options["setup"]),

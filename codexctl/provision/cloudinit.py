@@ -30,7 +30,7 @@ BASE_PACKAGES = ("bubblewrap", "ca-certificates", "curl", "git", "python3", "pyt
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+:~=-]*\Z")
 
-CODEX_STEP = """\
+CODEX_INSTALL = """\
 #!/bin/sh
 # The official codex, from its own releases, unless the image has it.
 set -eu
@@ -44,8 +44,9 @@ trap 'rm -rf "$folder"' EXIT
 curl -fsSL --proto '=https' --retry 3 --max-time 300 -o "$folder/codex.tar.gz" \\
   "https://github.com/openai/codex/releases/latest/download/codex-$target.tar.gz"
 tar -xzf "$folder/codex.tar.gz" -C "$folder"
-install -m 0755 "$folder/codex-$target" /usr/local/bin/codex
-codex --version
+mkdir -p "/usr/local/bin"
+install -m 0755 "$folder/codex-$target" "/usr/local/bin/codex"
+"/usr/local/bin/codex" --version
 """
 
 
@@ -73,11 +74,13 @@ class Wanted(NamedTuple):
     template: str = ""
 
 
-def check_settings(user: str, packages: Sequence[str], setup: Sequence[str]) -> None:
+def check_settings(
+    user: str, packages: Sequence[str], setup: Sequence[str], *, creates: bool
+) -> None:
     """UsageError for a user, package or script that cannot work, before anything is made."""
     if not _USER.match(user):
         raise UsageError(f"{user!r} cannot be a user's name", hint="lower-case letters and digits")
-    if user == "root":
+    if user == "root" and creates:
         raise UsageError(
             "a workspace's user is not root", hint="leave --user out; --sudo lets it become root"
         )
@@ -103,7 +106,7 @@ def read_setup(path: str) -> bytes:
 
 def steps_of(setup: Sequence[str], *, bare: bool) -> list[Step]:
     """The steps in order: codex unless bare, then the person's scripts."""
-    steps = [] if bare else [_step("10-codex", CODEX_STEP.encode())]
+    steps = [] if bare else [_step("10-codex", CODEX_INSTALL.encode())]
     for number, path in enumerate(setup):
         label = re.sub(r"[^A-Za-z0-9]+", "-", os.path.basename(path)).strip("-") or "setup"
         steps.append(_step(f"{20 + number:02d}-{label}", read_setup(path)))

@@ -364,7 +364,7 @@ class ProviderConformance:
     def test_nobody_there_is_told(self) -> None:
         expected = pytest.raises(errors.ProviderError)
         with self.fault("unreachable"), expected as caught, self.open() as account:
-            account.account_id()
+            account.plan(self.all_options())
         assert caught.value.retry in ("again", "look")
 
     # Rule 5: secrets.

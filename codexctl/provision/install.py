@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 from codexctl.errors import CodexctlError, ConnectionFailed
+from codexctl.provision.cloudinit import CODEX_INSTALL
 from codexctl.provision.journal import Workspace
 from codexctl.provision.keys import WorkspaceFiles, public_key_of_line
 from codexctl.provision.readiness import NotReady, Teller
@@ -122,6 +123,16 @@ def _await_sshd(link: Link) -> None:
             if error.code == "host-key" or time.monotonic() > end:
                 raise
         time.sleep(RECONNECT_EVERY_S)
+
+
+def install_codex(link: Link, workspace: Workspace, tell: Teller) -> None:
+    """The official codex into an adopted machine's ~/.local/bin, as its plan has said."""
+    tell("codex", "waiting", "installing it")
+    script = CODEX_INSTALL.replace("/usr/local/bin", "$HOME/.local/bin")
+    result = link.run(script, timeout_s=INSTALL_TIMEOUT_S)
+    if result.status != 0:
+        tell("codex", "failed", result.reason)
+        raise NotReady("codex", result.reason, workspace.name)
 
 
 def install_codexctl(link: Link, workspace: Workspace, tell: Teller) -> None:

@@ -368,7 +368,8 @@ class Account(ABC):
     def plan(self, options: Mapping[str, Any]) -> Plan:
         """Check the options against what the cloud has; UnknownChoice with the nearest names.
 
-        `options` holds a value for each of `Provider.options()` by its click name. Makes nothing.
+        `options` holds a value for each of `Provider.options()` by its click name, and beside them
+        the pipeline's own (`user` is None where the person named none). Makes nothing.
         """
 
     @abstractmethod

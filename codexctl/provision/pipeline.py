@@ -27,6 +27,7 @@ from codexctl.provision.ssh_config import Entry, SshConfig
 from codexctl.secret import Secret
 
 ADDRESS_TIMEOUT_S = 600.0
+ADOPT_TIMEOUT_S = 10.0
 ADDRESS_EVERY_S = (0.5, 1.0, 1.0, 2.0, 3.0)
 
 
@@ -219,12 +220,17 @@ class Pipeline:
 
     def _await_ready(self, workspace: Workspace) -> bool:
         link, name = self.link(workspace), workspace.name
-        end = time.monotonic() + self.ready_timeout_s
-        readiness.await_login(link, name, self.tell, timeout_s=self.ready_timeout_s)
-        if self.provider.capabilities.creates:
+        creates = self.provider.capabilities.creates
+        # A machine that was there before does not become ready by waiting.
+        timeout_s = self.ready_timeout_s if creates else ADOPT_TIMEOUT_S
+        end = time.monotonic() + timeout_s
+        readiness.await_login(link, name, self.tell, timeout_s=timeout_s)
+        if creates:
             left = end - time.monotonic()
             readiness.await_cloud_init(link, name, self.tell, timeout_s=left)
         if not workspace.settings.bare:
+            if workspace.plan.extra.get("codex") == "missing":
+                install.install_codex(link, workspace, self.tell)
             readiness.check_codex(link, name, self.tell)
         return True
 

@@ -8,11 +8,13 @@ may be any. Output is bytes. asyncssh is imported on first use.
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from codexctl.client.ssh_config import ENV_CONFIG
 from codexctl.errors import AuthenticationFailed, CodexctlError, ConnectionFailed
 from codexctl.secret import Secret
 
@@ -108,7 +110,6 @@ class Link:
         import asyncssh
 
         target = self.target
-        proxy = ["ssh", "-W", "%h:%p", target.proxy_jump] if target.proxy_jump else ()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 return await asyncssh.connect(
@@ -118,13 +119,10 @@ class Link:
                     client_keys=[_client_key(target)],
                     passphrase=None,
                     known_hosts=([asyncssh.import_public_key(k) for k in target.host_keys], [], []),
-                    server_host_key_algs=sorted({k.split()[0] for k in target.host_keys}),
+                    server_host_key_algs=_algorithms(target.host_keys),
                     config=None,
                     agent_path=() if target.agent else None,
-                    proxy_command=[
-                        part.replace("%h", target.address).replace("%p", str(target.port))
-                        for part in proxy
-                    ],
+                    proxy_command=_proxy(target),
                     keepalive_interval=KEEPALIVE_S,
                     keepalive_count_max=KEEPALIVE_MISSES,
                     encoding=None,
@@ -191,6 +189,31 @@ class Link:
         if result.status != 0:
             raise CodexctlError(f"{what} failed on the machine: {result.reason}")
         return result.text
+
+
+def _algorithms(host_keys: tuple[str, ...]) -> list[str]:
+    """The signature algorithms of the pinned keys: no other key is asked for."""
+    algorithms: dict[str, None] = {}
+    for key in host_keys:
+        kind = key.split()[0]
+        for name in ("rsa-sha2-512", "rsa-sha2-256") if kind == "ssh-rsa" else (kind,):
+            algorithms[name] = None
+    return list(algorithms)
+
+
+def _proxy(target: Target) -> list[str]:
+    """The person's own ssh, as far as the last jump host; [] for a direct connection."""
+    if not target.proxy_jump:
+        return []
+    *before, last = target.proxy_jump.split(",")
+    config = os.environ.get(ENV_CONFIG)
+    return [
+        "ssh",
+        *(["-F", config] if config else []),
+        *(["-J", ",".join(before)] if before else []),
+        *("-W", f"[{target.address}]:{target.port}"),
+        last if last.startswith("ssh://") else f"ssh://{last}",
+    ]
 
 
 def _bytes(value: Any) -> bytes:

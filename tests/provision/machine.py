@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def boot(
             start_new_session=True,
             close_fds=True,
         )
+    # It outlives the process that boots it: nobody waits for it but `halt`.
+    process.returncode = 0
     (folder / "pid").write_text(str(process.pid))
     return port, process.pid
 
@@ -137,3 +140,15 @@ def halt(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+def await_port(port: int, timeout_s: float = 10.0) -> None:
+    """Until sshd answers."""
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < end, "sshd does not answer"
+            time.sleep(0.02)
