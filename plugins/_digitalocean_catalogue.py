@@ -57,9 +57,13 @@ class Catalogue:
     def _pictures(self) -> list[Picture]:
         return [_picture(image) for image in self._api.list_all("images", "images")]
 
+    def places(self) -> list[str]:
+        """The regions where anything can be had now."""
+        return sorted({place for size in self._sizes for place in size.regions})
+
     def sizes(self, region: str) -> list[Size]:
         """Those of a region; UnknownChoice for the region."""
-        places = {place for size in self._sizes for place in size.regions}
+        places = self.places()
         if region not in places:
             raise UnknownChoice("region", region, places)
         return [size for size in self._sizes if region in size.regions]

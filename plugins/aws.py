@@ -131,6 +131,13 @@ class Aws(Provider):
     def open(self, selection: Mapping[str, str], secrets: SecretStore) -> Instances:
         from ._aws_api import Cloud
 
+        try:
+            import boto3  # noqa: F401  # is it there?
+        except ModuleNotFoundError as error:
+            raise ProviderError(
+                f"the AWS SDK is not installed: no module {error.name}",
+                hint="install it beside codexctl: pip install 'codexctl[aws]'",
+            ) from None
         return Instances(Cloud(selection.get("profile", ""), selection.get("endpoint", "")))
 
     def login(

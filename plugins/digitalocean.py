@@ -14,11 +14,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from codexctl.errors import UsageError
 from codexctl.hookspecs import hookimpl
 from codexctl.provision.errors import (
     CredentialsReadOnly,
     NameTaken,
     OutcomeUnknown,
+    ProviderError,
     UserDataTooLarge,
 )
 from codexctl.provision.model import (
@@ -170,8 +172,13 @@ class DigitalOcean(Provider):
 
 
 def _transport(selection: Mapping[str, str], token: Secret) -> Transport:
-    from ._digitalocean_api import DEFAULT_URL, Transport
-
+    try:
+        from ._digitalocean_api import DEFAULT_URL, Transport
+    except ModuleNotFoundError as error:
+        raise ProviderError(
+            f"the DigitalOcean SDK is not installed: no module {error.name}",
+            hint="install it beside codexctl: pip install 'codexctl[digitalocean]'",
+        ) from None
     return Transport(selection.get("endpoint") or DEFAULT_URL, token)
 
 
@@ -216,7 +223,11 @@ class Droplets(Account):
         return self._catalogue.images(region)
 
     def plan(self, options: Mapping[str, Any]) -> Plan:
-        region = require_text(options, "region")
+        region = options.get("region") or ""
+        if not region:
+            raise UsageError(
+                "--region is needed", hint=f"one of: {', '.join(self._catalogue.places())}"
+            )
         size = self._catalogue.size(region, require_text(options, "size"))
         wanted = options.get("image") or ""
         image = self._catalogue.image(region, wanted, size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -510,3 +511,10 @@ def test_the_policy_allows_every_call_and_no_other(aws: FakeAws, account: Accoun
     rare = {"ec2:DeleteVolume", "iam:CreateServiceLinkedRole"}
     assert used <= allowed
     assert allowed - used <= rare
+
+
+def test_a_missing_sdk_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(errors.ProviderError) as caught:
+        Aws().open({}, Store())
+    assert "codexctl[aws]" in caught.value.hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from decimal import Decimal
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from codexctl_plugins.digitalocean import DigitalOcean
 
 from codexctl.errors import UsageError
-from codexctl.provision.errors import UnknownChoice, UserDataTooLarge
+from codexctl.provision.errors import ProviderError, UnknownChoice, UserDataTooLarge
 from codexctl.provision.model import Account, Plan, Price, Ref, Tags
 from codexctl.secret import Secret
 from tests.clouds.conftest import OWNER, USER_DATA, OpenAccount, Store, new_order
@@ -277,8 +278,9 @@ def test_an_image_that_does_not_fit_names_sizes_that_do(account: Account) -> Non
 
 
 def test_a_region_is_asked_for(account: Account) -> None:
-    with pytest.raises(UsageError, match="--region is needed"):
+    with pytest.raises(UsageError, match="--region is needed") as caught:
         plan(account, region=None)
+    assert caught.value.hint == "one of: ams3, fra1, lon1, nyc3, sgp1"
 
 
 def test_a_bad_network_is_refused_before_anything_is_made(account: Account) -> None:
@@ -343,3 +345,13 @@ def test_custom_scopes_as_the_policy_prints_them_do(fake: FakeDigitalOcean) -> N
             account.list_owned([])
             account.destroy(made.ref)
     assert fake.exists() == NOTHING
+
+
+def test_a_missing_sdk_says_how_to_install_it(
+    fake: FakeDigitalOcean, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "codexctl_plugins._digitalocean_api", None)
+    provider = DigitalOcean()
+    with pytest.raises(ProviderError) as caught:
+        provider.open(provider.selection({}), Store())
+    assert "codexctl[digitalocean]" in caught.value.hint
