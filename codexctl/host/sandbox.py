@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from codexctl.errors import Refused
@@ -52,7 +53,7 @@ class Files(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Surroundings:
     """The host, for all commands: `home` of the person, `state` is codexctl's own home.
 
@@ -68,6 +69,35 @@ class Surroundings:
     masked: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     as_root: bool = False
+
+    @cached_property
+    def hides(self) -> tuple[tuple[str, bool], ...]:
+        """Names of what must not be seen; True where a missing one would be a folder."""
+        named = {f"{self.home}/{path.rstrip('/')}": path.endswith("/") for path in HOME_HIDDEN}
+        named[self.state] = False
+        for variable, below in HIDDEN_BY_VARIABLE:
+            named.update((os.path.join(folder, below), False) for folder in self._folders(variable))
+        named.update((path, False) for path in (*self.hidden, *self.masked))
+        return tuple((path.rstrip("/") or "/", is_folder) for path, is_folder in named.items())
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of what may be read, PATH aside."""
+        return (
+            *SYSTEM_READABLE,
+            *(f"{self.home}/{path}" for path in HOME_READABLE),
+            *(folder for variable in READABLE_BY_VARIABLE for folder in self._folders(variable)),
+            *self.readable,
+        )
+
+    @cached_property
+    def path(self) -> tuple[str, ...]:
+        """The folders of PATH."""
+        return tuple(os.path.normpath(folder) for folder in self._folders("PATH"))
+
+    def _folders(self, variable: str) -> list[str]:
+        values = self.variables.get(variable, "").split(":")
+        return [value for value in values if value.startswith("/")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +161,10 @@ def plan_sandbox(around: Surroundings, request: SandboxRequest, files: Files) ->
         mounts[home] = Mount(home, Kind.PRIVATE)
     names = [around.home, request.writable, request.cwd]
     for path in _shown_paths(around, request, files):
-        real = files.realpath(path)
+        if not files.exists(path):
+            continue
         names.append(path)
+        real = files.realpath(path)
         if not files.exists(real) or real in around.left_out:
             continue
         if any(within(real, secret) for secret in hidden) or within(home, real):
@@ -189,7 +221,7 @@ def _links_on(paths: Iterable[str], files: Files) -> Iterator[tuple[str, str]]:
         for index, part in enumerate(parts):
             if part in ("", "."):
                 continue
-            step = os.path.dirname(real) if part == ".." else os.path.join(real, part)
+            step = os.path.dirname(real) if part == ".." else f"{real.rstrip('/')}/{part}"
             target = files.readlink(step)
             if target is not None and step not in seen:
                 seen.add(step)
@@ -199,17 +231,12 @@ def _links_on(paths: Iterable[str], files: Files) -> Iterator[tuple[str, str]]:
 
 
 def _hidden_paths(around: Surroundings, request: SandboxRequest, files: Files) -> dict[str, bool]:
-    """Real paths that must not be seen; True where a missing one would be a folder."""
-    named = {os.path.join(around.home, path): path.endswith("/") for path in HOME_HIDDEN}
-    named[around.state] = False
-    for variable, below in HIDDEN_BY_VARIABLE:
-        for value in around.variables.get(variable, "").split(":"):
-            if value.startswith("/"):
-                named[os.path.join(value, below)] = False
-    named.update((path, False) for path in (*around.hidden, *around.masked, *request.denied))
+    """Real paths that must not be seen: those that exist, and folders (True) that could."""
     hidden: dict[str, bool] = {}
-    for path, is_folder in named.items():
-        real = files.realpath(path.rstrip("/") or "/")
+    for path, is_folder in (*around.hides, *((path, False) for path in request.denied)):
+        if not is_folder and not files.exists(path):
+            continue
+        real = files.realpath(path)
         hidden[real] = is_folder or hidden.get(real, False)
         for target in files.links_inside(real):
             # A link that leads to something large is no credential, it is somebody's shortcut.
@@ -237,29 +264,21 @@ def _check_workspace(request: SandboxRequest, hidden: Iterable[str]) -> None:
 
 
 def _shown_paths(around: Surroundings, request: SandboxRequest, files: Files) -> Iterator[str]:
-    yield from SYSTEM_READABLE
+    yield from around.names
     # Often a link to where a resolver daemon keeps it, in /run.
     yield files.realpath("/etc/resolv.conf")
-    for path in HOME_READABLE:
-        yield os.path.join(around.home, path)
     if within(files.realpath(around.home), request.writable):
         for path in HOME_PROTECTED:
-            yield os.path.join(around.home, path)
-    for variable in READABLE_BY_VARIABLE:
-        for value in around.variables.get(variable, "").split(":"):
-            if value.startswith("/"):
-                yield value
-    for folder in around.variables.get("PATH", "").split(":"):
-        if folder.startswith("/"):
-            yield _toolchain_of(os.path.normpath(folder), files)
-    yield from around.readable
+            yield f"{around.home}/{path}"
+    for folder in around.path:
+        yield _toolchain_of(folder, around.home, files)
 
 
-def _toolchain_of(folder: str, files: Files) -> str:
+def _toolchain_of(folder: str, home: str, files: Files) -> str:
     """The folder to show for one on PATH: bin/ of a toolchain needs the lib/ beside it."""
     parent = os.path.dirname(folder)
     beside = ("lib", "libexec", "pyvenv.cfg")
-    if any(files.exists(os.path.join(parent, name)) for name in beside):
+    if not within(home, parent) and any(files.exists(f"{parent}/{name}") for name in beside):
         return parent
     return folder
 

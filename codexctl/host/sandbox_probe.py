@@ -56,11 +56,12 @@ class RealFiles:
         real = self._real.get(path)
         if real is None:
             # os.path.realpath would look at the same parents again for each of many paths.
-            folder, name = os.path.split(path)
+            folder, _, name = path.rpartition("/")
             if name in ("", ".", ".."):
                 real = os.path.realpath(path)
             else:
-                step = os.path.join(self.realpath(folder), name)
+                parent = self.realpath(folder or "/")
+                step = f"{parent}/{name}" if parent != "/" else f"/{name}"
                 real = step if self.readlink(step) is None else os.path.realpath(step)
             self._real[path] = real
         return real

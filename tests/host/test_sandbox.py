@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from codexctl.errors import Refused
@@ -59,11 +59,17 @@ class ImaginedFiles:
                 real = step
         return real
 
+    def _step(self, path: str) -> str:
+        """As lstat sees a path: links on the way are followed, one at its end is not."""
+        parent = self.realpath(os.path.dirname(path))
+        return os.path.join(parent, os.path.basename(path)) if path != "/" else "/"
+
     def readlink(self, path: str) -> str | None:
-        return self.links.get(path)
+        return self.links.get(self._step(path))
 
     def exists(self, path: str) -> bool:
-        return path in self.links or path in self.dirs or path in self.files
+        step = self._step(path)
+        return step in self.links or step in self.dirs or step in self.files
 
     def is_dir(self, path: str) -> bool:
         return self.realpath(path) in self.dirs
@@ -281,9 +287,10 @@ def test_nothing_hidden_is_ever_shown(
     hidden: list[str], readable: list[str], state: str,
 ) -> None:  # fmt: skip
     tree = ImaginedFiles(
-        [*SYSTEM, *files, *(f"{path}/" for path in folders), f"{state}/identity.key"], links
+        [*SYSTEM, *files, *(f"{p}/" for p in (*folders, workspace)), f"{state}/identity.key"], links
     )
     root = tree.realpath(workspace)
+    assume(tree.is_dir(root))
     request = SandboxRequest(root, root)
     surroundings = around(
         state=state,
