@@ -7,11 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from codexctl.cli.pair import default_device_name
 from tests.docs.blocks import Block, Command, matches
-from tests.e2e.machines import WITHIN_S, Machine, Running
+from tests.support.programs import COMMAND_TIMEOUT_S, Machine
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE_NAME = "me@laptop"  # what the pages call the device
@@ -19,14 +20,20 @@ MARK = "\x1e"
 
 
 class World:
-    """Two machines; what stays is stopped by `close`."""
+    """Two machines with a login home each; what stays is stopped by `close`."""
 
     def __init__(self, folder: Path) -> None:
-        self.host = Machine(folder / "host")
-        self.device = Machine(folder / "device")
+        self.host = self._machine(folder / "host")
+        self.device = self._machine(folder / "device")
         self.url = ""
-        self._stays: list[Running] = []
-        self._make_project(self.host.login)
+        self._stays: list[subprocess.Popen[str]] = []
+        self._drains: list[threading.Thread] = []
+        self._make_project(self.host.cwd)
+
+    @staticmethod
+    def _machine(folder: Path) -> Machine:
+        path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+        return Machine(folder, HOME=str(folder / "work"), PATH=path, CODEXCTL_SSH_CONFIG=os.devnull)
 
     def _make_project(self, login: Path) -> None:
         app = login / "src" / "app"
@@ -49,17 +56,38 @@ class World:
         (self.host.home / "policy.toml").write_text(f"[sandbox]\nreadable = {readable!r}\n")
 
     def close(self) -> None:
-        for running in self._stays:
-            running.stop()
+        for process in self._stays:
+            process.terminate()
+        for process, drain in zip(self._stays, self._drains, strict=True):
+            process.wait(COMMAND_TIMEOUT_S)
+            drain.join()
+            assert process.stdout is not None
+            process.stdout.close()
 
     def up(self, line: str) -> None:
         """Start what stays, and take the URL that it prints."""
-        argv = ["bash", "-c", f"exec {self._real(line)}"]
-        running = Running(argv, self.host.env, ROOT)
-        self._stays.append(running)
-        found = re.search(r"codexctl pair '([^']+)'", running.line("codexctl pair '"))
-        assert found is not None
-        self.url = found[1]
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {self._real(line)}"],
+            env=self.host.environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        printed = []
+        for text in process.stdout:
+            printed.append(text)
+            if found := re.search(r"codexctl pair '([^']+)'", text):
+                self.url = found[1]
+                break
+        assert self.url, f"`{line}` ended without a URL: {printed}"
+        # What it says later is read, so that it never waits for a reader.
+        drain = threading.Thread(target=list, args=(process.stdout,))
+        drain.start()
+        self._stays.append(process)
+        self._drains.append(drain)
 
     def play(self, block: Block, page: str) -> None:
         """Run a block as one bash; fails with the page's line where the page is wrong."""
@@ -74,12 +102,12 @@ class World:
         )
         done = subprocess.run(
             ["bash", "-c", script],
-            env=machine.env,
-            cwd=machine.login,
+            env=machine.environment,
+            cwd=machine.cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
-            timeout=WITHIN_S,
+            timeout=COMMAND_TIMEOUT_S,
         )
         answers = re.findall(rf"(?s)(.*?)\n{MARK}(\d+){MARK}", done.stdout)
         assert len(answers) == len(block.commands), f"{page}:{block.line}: {done.stdout}"
