@@ -100,6 +100,7 @@ class Sshd:
     def start(cls, folder: Path, *lines: str) -> Iterator[Sshd]:
         """Start a server; `lines` are added to its config first."""
         sshd = find_sshd()
+        own_sftp = any(line.startswith("Subsystem") for line in lines)
         folder.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
@@ -130,7 +131,7 @@ class Sshd:
                         "PrintMotd no",
                         "PrintLastLog no",
                         "UseDNS no",
-                        "Subsystem sftp internal-sftp",
+                        *(() if own_sftp else ("Subsystem sftp internal-sftp",)),
                         "",
                     )
                 )
