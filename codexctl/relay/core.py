@@ -10,8 +10,8 @@ performed in that order comes out. Payloads never come in at all.
   `claim_kept_s` after it, or with the token.
 - Only `Route` lets frames pass: of one stream, from one link to one other link of the same room.
   The adapter keeps the routes beside its links and asks `unrouted` about every other frame.
-- A frame that cannot be delivered is dropped and its sender told why by a reset frame. The ends
-  resend what was not acknowledged.
+- A frame that cannot be delivered is dropped and its sender told why by a reset frame, of a peer
+  that is gone once a second at most. The ends resend what was not acknowledged.
 - A congested host stops the reading of those devices that send to it, each by itself. A host is
   never stopped for a device: what a device does not read is queued up to a bound, then it is cut.
 """
@@ -45,13 +45,19 @@ from codexctl.relay.effects import (
 from codexctl.relay.limits import Bucket, Limits
 from codexctl.wire import relay as wire
 
+NEVER = float("-inf")
+# Who has megabytes on their way to a peer that went is told once, not once a frame.
+TELL_AGAIN_S = 1.0
+
 
 class _Stream:
-    __slots__ = ("device", "token")
+    __slots__ = ("device", "device_told", "host_told", "token")
 
     def __init__(self, token: _Usage) -> None:
         self.token = token
         self.device: _Link | None = None
+        # When each side last heard that the other is gone.
+        self.device_told = self.host_told = NEVER
 
 
 class _Room:
@@ -204,6 +210,7 @@ class Rooms:
         host.registration_id = registration_id
         room.host = host
         for stream, claimed in room.streams.items():
+            claimed.host_told = NEVER
             if claimed.device is not None:
                 effects += _routes(claimed.device, host, stream)
         return effects
@@ -220,10 +227,14 @@ class Rooms:
         sender = self._links.get(link)
         if sender is None:
             return []
-        if sender.is_host:
-            return [Send(link, reset(stream, PEER_GONE))]
         room = sender.room
         claimed = room.streams.get(stream)
+        if sender.is_host:
+            if claimed is not None:
+                if now - claimed.host_told < TELL_AGAIN_S:
+                    return []
+                claimed.host_told = now
+            return [Send(link, reset(stream, PEER_GONE))]
         if claimed is None:
             usage = sender.usage
             if sender.kind == OWNER:
@@ -246,8 +257,12 @@ class Rooms:
                 effects.append(Unroute(claimed.device.id, stream))
             sender.usage.idle.pop((room.key, stream), None)
             claimed.device = sender
+            claimed.device_told = NEVER
             sender.streams.add(stream)
         if room.host is None:
+            if now - claimed.device_told < TELL_AGAIN_S:
+                return effects
+            claimed.device_told = now
             return [*effects, Send(link, reset(stream, PEER_GONE))]
         return effects + _routes(sender, room.host, stream)
 
@@ -403,12 +418,14 @@ class Rooms:
                 if claimed.device is not None:
                     effects.append(Unroute(claimed.device.id, stream))
                     if tell:
+                        claimed.device_told = now
                         effects.append(Send(claimed.device.id, reset(stream, tell)))
         for stream in link.streams:
             self._idle_from(room, stream, now)
             if room.host is not None:
                 effects.append(Unroute(room.host.id, stream))
                 if tell:
+                    room.streams[stream].host_told = now
                     effects.append(Send(room.host.id, reset(stream, tell)))
         self._sweep(room)
         return effects

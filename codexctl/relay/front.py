@@ -155,7 +155,7 @@ class Front(asyncio.Protocol):
         if page is not None:
             self._send(page[0], page[1], page[2])
         else:
-            self._answer(self._server.call(call))
+            self._answer(self._server.call(call, self._peer()))
         if self._http.our_state is h11.MUST_CLOSE:
             self._transport.close()
         elif not self._transport.is_closing():
@@ -188,8 +188,6 @@ class Front(asyncio.Protocol):
         extra = [("retry-after", str(answer.retry_after_s))] if answer.retry_after_s else []
         if close:
             extra.append(("connection", "close"))
-        if answer.status == 401:
-            extra.append(("www-authenticate", "Bearer"))
         self._send(answer.status, "application/json" if body else "", body, extra)
 
     def _send(
@@ -200,6 +198,8 @@ class Front(asyncio.Protocol):
             headers.append(("content-type", kind))
         if status != 204:
             headers.append(("content-length", str(len(body))))
+        if status == 401:
+            headers.append(("www-authenticate", "Bearer"))
         if kind.startswith("text/html"):
             headers.append(
                 ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'")

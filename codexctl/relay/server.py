@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import re
 import socket
@@ -33,7 +34,7 @@ from codexctl.relay.address import (
     reachable_name,
     resolve,
 )
-from codexctl.relay.calls import Answer, Failure, Request
+from codexctl.relay.calls import Answer, Failure, Request, unauthorized
 from codexctl.relay.core import Rooms
 from codexctl.relay.effects import (
     TOKEN_REVOKED,
@@ -84,6 +85,7 @@ class RelayServer:
 
     loop: asyncio.AbstractEventLoop
     base_url: str  # for people and registry calls: http or https, without a slash at its end
+    local_url: str  # the same from this machine, past any reverse proxy
     port: int  # that it listens on
     pin: str  # of the self-signed certificate's key; empty otherwise
     store: Store
@@ -247,10 +249,10 @@ class RelayServer:
     def count(self, name: str) -> None:
         self._counts[name] += 1
 
-    def call(self, request: Request) -> Answer:
-        """Answer a registry call and do what it entails."""
+    def call(self, request: Request, peer: str) -> Answer:
+        """Answer a registry call of somebody at the address `peer` and do what it entails."""
         try:
-            answer = self._registry.answer(request, self._socket_base(request), time.time())
+            answer = self._registry.answer(request, self._socket_base(request, peer), time.time())
         except StateError as error:
             # The file's path is for the log; whoever calls hears that it is not their fault.
             self._report(error)
@@ -270,9 +272,11 @@ class RelayServer:
         path = request.path.split("?", 1)[0]
         if path == "/pair":
             return 200, "text/html; charset=utf-8", PAIR_PAGE
-        if path == "/metrics" and self._may_measure(request, peer):
-            return 200, "text/plain; version=0.0.4; charset=utf-8", metrics(self.figures())
-        return None
+        if path != "/metrics":
+            return None
+        if not self._may_measure(request, peer):
+            return 401, "application/json", json.dumps(unauthorized().answer.body).encode() + b"\n"
+        return 200, "text/plain; version=0.0.4; charset=utf-8", metrics(self.figures())
 
     def link_for(self, request: Request) -> Link:
         """The link that an upgrade's ticket stands for. Failure where it stands for none."""
@@ -346,22 +350,20 @@ class RelayServer:
                     ssl_outgoing_bio_size=TLS_BUFFER_BYTES if context else None,
                 )
             )
-        if config.public_url:
-            self.base_url = config.public_url.rstrip("/")
-        else:
-            name = in_url(reachable_name(self._listen.host), port, self._scheme)
-            self.base_url = f"{self._scheme}://{name}"
+        name = in_url(reachable_name(self._listen.host), port, self._scheme)
+        self.local_url = f"{self._scheme}://{name}"
+        self.base_url = config.public_url.rstrip("/") or self.local_url
 
-    def _socket_base(self, request: Request) -> str:
+    def _socket_base(self, request: Request, peer: str) -> str:
         """The ws: or wss: URL by which the caller reaches this relay.
 
-        Without a public URL that is the name it has just used: it may come through a forwarded
-        port or by another of this machine's addresses.
+        That is the name it has just used, be it of a forwarded port or of another of this
+        machine's addresses, unless it came through the reverse proxy.
         """
-        if self.config.public_url:
-            return "ws" + self.base_url.removeprefix("http")
         host = request.headers.get("host", "")
         if not _HOST_HEADER.fullmatch(host):
+            return "ws" + self.base_url.removeprefix("http")
+        if self.config.public_url and not is_local(request, peer):
             return "ws" + self.base_url.removeprefix("http")
         return "ws" + self._scheme.removeprefix("http") + "://" + host
 

@@ -66,15 +66,19 @@ class Ends:
     def __init__(self, relay: RelayServer, stack: contextlib.AsyncExitStack) -> None:
         self.relay = relay
         self._stack = stack
-        self.address = relay.base_url.rpartition("//")[2]
-        self.port = int(relay.base_url.rpartition(":")[2])
-        self._tls = tls_context() if relay.base_url.startswith("https") else None
+        self.address = relay.local_url.rpartition("//")[2]
+        self.port = int(relay.local_url.rpartition(":")[2])
+        self._tls = tls_context() if relay.local_url.startswith("https") else None
         self.token = self.owner_token("anna")
 
     def owner_token(self, owner: str, name: str = "", expires_in_s: int = 3600) -> str:
         name = name or f"token {len(self.relay.store.tokens())}"
         secret, _ = self.relay.store.create_token(name=name, expires_in_s=expires_in_s, owner=owner)
         return secret.reveal()
+
+    def after(self, action: Callable[[], object]) -> None:
+        """Do this when the test is over."""
+        self._stack.callback(action)
 
     async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self._tls)
@@ -110,11 +114,19 @@ class Ends:
         return parse_answer(await reader.read())
 
     async def register(
-        self, environment: str = "box", token: str = "", key: dict[str, str] = KEY
+        self,
+        environment: str = "box",
+        token: str = "",
+        key: dict[str, str] = KEY,
+        headers: tuple[str, ...] = (),
     ) -> Answer:
         body = {"security_profile": "noise_ik_v1", "executor_public_key": key}
         return await self.call(
-            "POST", f"/cloud/environment/{environment}/register", body, token=token
+            "POST",
+            f"/cloud/environment/{environment}/register",
+            body,
+            token=token,
+            headers=headers,
         )
 
     async def connect(self, environment: str = "box", token: str = "") -> Answer:
@@ -208,26 +220,40 @@ async def closed_with(end: ClientConnection) -> int:
 
 
 async def open_raw_socket(ends: Ends, url: str) -> socket.socket:
-    """A WebSocket as a blocking-free bare socket, with nobody reading it; the small buffers make
-    that felt soon."""
-    path = "/" + url.partition("://")[2].partition("/")[2]
+    """A WebSocket as a bare socket, which reads nothing by itself."""
     opened = socket.socket()
+    # A small window, so that the relay feels soon that nobody reads.
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     opened.setblocking(False)
+    ends.after(opened.close)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(opened, ("127.0.0.1", ends.port))
-    request = (
-        f"GET {path} HTTP/1.1\r\nHost: {ends.address}\r\nUpgrade: websocket\r\n"
-        "Connection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
-    await loop.sock_sendall(opened, request.encode())
+    await loop.sock_sendall(opened, upgrade_request(ends, url))
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += await loop.sock_recv(opened, 1)
     assert b" 101 " in head, head
-    ends._stack.callback(opened.close)
     return opened
+
+
+def upgrade_request(ends: Ends, url: str) -> bytes:
+    """As a browser behind a proxy would send it."""
+    path = "/" + url.partition("://")[2].partition("/")[2]
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: {ends.address}\r\nUpgrade: WebSocket\r\n"
+        "Connection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()
+
+
+async def receive_exactly(source: socket.socket, size: int) -> bytes:
+    """So many bytes of a bare socket."""
+    loop, out = asyncio.get_running_loop(), bytearray()
+    while len(out) < size:
+        block = await loop.sock_recv(source, size - len(out))
+        assert block, "the connection ended"
+        out += block
+    return bytes(out)
 
 
 def client_frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
