@@ -140,6 +140,8 @@ class Cloud:
             self._session = boto3.Session(botocore_session=core)
             found = self._session.get_credentials()
         except botocore.exceptions.ProfileNotFound:
+            if not core.available_profiles:
+                raise _no_credentials(profile) from None
             raise UnknownChoice("profile", profile, core.available_profiles) from None
         except botocore.exceptions.BotoCoreError as error:
             raise _not_answered(error, profile) from None

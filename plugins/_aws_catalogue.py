@@ -155,7 +155,9 @@ class Catalogue:
     def price_stopped(self, region: str, disk_gib: int) -> Price | None:
         """The disk alone: a stopped machine has no address."""
         monthly = self._disk_price(region)
-        return None if monthly is None else _monthly(monthly * disk_gib)
+        if monthly is None:
+            return None
+        return _price(monthly * disk_gib / HOURS_PER_MONTH, monthly * disk_gib)
 
     def _total(self, region: str, instance: Decimal | None, disk_gib: int) -> Price | None:
         if instance is None:
@@ -166,7 +168,7 @@ class Catalogue:
             self.why_unpriced = self.why_unpriced or "AWS's price list lacks disks or addresses"
             return None
         hourly = instance + address
-        return Price(hourly + disk.hourly, hourly * HOURS_PER_MONTH + disk.monthly)
+        return _price(hourly + disk.hourly, hourly * HOURS_PER_MONTH + disk.monthly)
 
     def _instance_prices(self, region: str, size: str = "") -> dict[str, Decimal]:
         """Dollars an hour by size: Linux without licences, on demand, shared hardware."""
@@ -311,8 +313,8 @@ def _priced(text: str) -> tuple[dict[str, str], Decimal] | None:
     return (attributes, prices.pop()) if len(prices) == 1 else None
 
 
-def _monthly(price: Decimal) -> Price:
-    return Price(price / HOURS_PER_MONTH, price)
+def _price(hourly: Decimal, monthly: Decimal) -> Price:
+    return Price(hourly.quantize(Decimal("0.00001")), monthly.quantize(Decimal("0.01")))
 
 
 def _now() -> Any:

@@ -42,9 +42,11 @@ def find_token(context: str, environ: Mapping[str, str], secrets: SecretStore) -
         if token:
             return token
     wanted = f"doctl context {context}" if context else "DigitalOcean token"
+    remedy = "codexctl provider login digitalocean"
+    if context:
+        remedy = f"doctl auth init --context {context}"
     raise CredentialsMissing(
-        f"there is no {wanted} in {', '.join(looked)}",
-        hint="make one and keep it: codexctl provider login digitalocean",
+        f"there is no {wanted} in {', '.join(looked)}", hint=f"make one and keep it: {remedy}"
     )
 
 
