@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from codexctl.cli.complete import complete_host_path
 from codexctl.cli.output import emit, json_option, notice, progress, size_text
 from codexctl.cli.target import SSH_PREFIX, find_host, find_ssh, open_connection
 from codexctl.errors import UsageError
@@ -43,8 +44,10 @@ def parse_place(text: str) -> Place:
 
 
 @click.command("cp")
-@click.argument("sources", nargs=-1, required=True, metavar="SRC…")
-@click.argument("target", metavar="DST")
+@click.argument(
+    "sources", nargs=-1, required=True, metavar="SRC…", shell_complete=complete_host_path
+)
+@click.argument("target", metavar="DST", shell_complete=complete_host_path)
 @click.option(
     "--sandbox",
     type=click.Choice(["on", "off"]),

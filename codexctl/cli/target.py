@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from codexctl.client.store import HostRecord
 
 SSH_PREFIX = "ssh:"
+TOLD_ALIASES = "told-aliases"
 
 
 def find_host(home: Home, name: str) -> HostRecord | None:
@@ -24,7 +25,26 @@ def find_host(home: Home, name: str) -> HostRecord | None:
         return None
     from codexctl.client.store import HostStore
 
-    return HostStore(home).find(name)
+    record = HostStore(home).find(name)
+    if record is not None and sys.stderr.isatty():
+        _tell_of_alias(home, name)
+    return record
+
+
+def _tell_of_alias(home: Home, name: str) -> None:
+    """Say once for a name that it is an ssh alias as well, and how that one is reached."""
+    from codexctl.client.ssh_config import alias_names
+
+    path = home.join(TOLD_ALIASES)
+    try:
+        with open(path, "a+") as file:
+            file.seek(0)
+            if name in file.read().split("\n") or name not in alias_names():
+                return
+            file.write(f"{name}\n")
+    except OSError:
+        return  # a home that cannot be written is told of by what has to write there
+    notice(f"{name} is a paired host and an ssh alias: this is the host, {SSH_PREFIX}{name} is SSH")
 
 
 def find_ssh(name: str) -> SshTarget:
