@@ -1,20 +1,14 @@
-"""The program's start: answers `--version` before it imports anything, else calls the cli."""
+"""The program's start; codexctl/cli/main.py keeps it cheap."""
 
 from __future__ import annotations
 
 import sys
 
-from codexctl import __version__
+from codexctl.cli.main import run
 
 
 def main() -> None:
-    argv = sys.argv[1:]
-    if argv == ["--version"]:
-        sys.stdout.write(f"codexctl {__version__}\n")
-        return
-    from codexctl.cli.main import run
-
-    sys.exit(run(argv))
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

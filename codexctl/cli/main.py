@@ -19,12 +19,11 @@ import errno
 import os
 import sys
 
+from codexctl import __version__
 from codexctl.errors import CodexctlError, Interrupted, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from codexctl.cli.lazy import LazyGroup
 
 ENV_DEBUG = "CODEXCTL_DEBUG"
@@ -97,8 +96,9 @@ def root_group() -> LazyGroup:
     return Root("codexctl", table=COMMANDS, help=SUMMARY)
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> int:
     """Run one command line and return its exit status; every error ends here."""
+    _fill_closed_streams()
     try:
         status = _dispatch(argv)
         sys.stdout.flush()
@@ -107,12 +107,26 @@ def run(argv: Sequence[str]) -> int:
         return _report(_innermost(error), as_json=_wants_json(argv))
 
 
-def _dispatch(argv: Sequence[str]) -> int:
+def _fill_closed_streams() -> None:
+    """Make a closed stdin, stdout or stderr /dev/null, so that no socket gets its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)
+            if fd != number:
+                os.dup2(fd, number)
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - kept to the end
+
+
+def _dispatch(argv: list[str]) -> int:
     if ENV_COMPLETE in os.environ:
         from codexctl.cli.completion import answer
 
         return answer(root_group(), os.environ[ENV_COMPLETE])
-    if list(argv) in (["--help"], ["-h"], ["help"]):
+    if argv == ["--version"]:
+        sys.stdout.write(f"codexctl {__version__}\n")
+        return 0
+    if argv in (["--help"], ["-h"], ["help"]):
         sys.stdout.write(root_help())
         return 0
     _warn_of_expired_workspaces()
@@ -140,12 +154,12 @@ def _warn_of_expired_workspaces() -> None:
         notice(text)
 
 
-def _run_click(argv: Sequence[str]) -> int:
+def _run_click(argv: list[str]) -> int:
     import click
 
     try:
         group = root_group()
-        with group.make_context("codexctl", list(argv)) as context:
+        with group.make_context("codexctl", argv) as context:
             result: object = group.invoke(context)
         return result if type(result) is int else 0
     except click.exceptions.Exit as done:
@@ -173,8 +187,8 @@ def _sentence(text: str) -> str:
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
-def _wants_json(argv: Sequence[str]) -> bool:
-    own = argv[: list(argv).index("--")] if "--" in argv else argv
+def _wants_json(argv: list[str]) -> bool:
+    own = argv[: argv.index("--")] if "--" in argv else argv
     return "--json" in own
 
 
@@ -199,7 +213,11 @@ def _report(error: BaseException, *, as_json: bool) -> int:
     expected = _expected(error)
     from codexctl.cli.output import print_error
 
-    print_error(expected, as_json=as_json)
+    try:
+        print_error(expected, as_json=as_json)
+    except OSError:
+        # Nobody reads stderr or it has no room: the status alone tells.
+        pass
     return expected.exit_code
 
 

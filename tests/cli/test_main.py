@@ -6,9 +6,12 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +33,7 @@ def cli(
     monkeypatch.setitem(COMMANDS, "nested", ("tests.cli.commands:nested", "Nest"))
 
     def call(*argv: str) -> tuple[int, str, str]:
-        status = run(argv)
+        status = run(list(argv))
         out, err = capsys.readouterr()
         return status, out, err
 
@@ -118,6 +121,19 @@ def test_a_question_without_a_terminal_is_a_usage_error(
     assert cli("end", "confirm", "--yes", "--json")[1] == '{\n  "agreed": true\n}\n'
 
 
+def test_a_workspace_past_its_ttl_is_the_first_line_of_every_command(
+    cli: Run, tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "provision.db", isolation_level=None)) as db:
+        db.execute("CREATE TABLE workspaces (name, ended_at, expires_at)")
+        db.execute("INSERT INTO workspaces VALUES ('api', NULL, 1)")
+    for argv, status in ((["end", "ok"], 0), (["emd"], 2), (["nested", "end", "refused"], 126)):
+        seen = cli(*argv)
+        assert seen[0] == status
+        assert seen[2].startswith("codexctl: workspace api is past the ttl")
+    assert cli("--help")[2] == ""
+
+
 def test_help_is_the_table_in_headings(cli: Run) -> None:
     own = [name for name in COMMANDS if name not in ("end", "nested")]
     assert sorted(name for _, names in HEADINGS for name in names) == sorted(own)
@@ -167,6 +183,22 @@ def test_a_closed_stdout_ends_it_quietly_by_sigpipe() -> None:
         os.close(writer)
     assert done.returncode == -signal.SIGPIPE
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status"),
+    [(">&-", 0), ("<&- >&- 2>&-", 0), ("2>&-", 0), ("2>/dev/full", 0)],
+)
+def test_closed_streams_do_no_harm(redirection: str, status: int) -> None:
+    shell = f'"$0" -m codexctl --help {redirection}'
+    done = subprocess.run(
+        ["sh", "-c", shell, sys.executable], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert done.returncode == status
+    assert done.stderr == b""
+    shell = f'"$0" -m codexctl pear {redirection}'
+    done = subprocess.run(["sh", "-c", shell, sys.executable], stderr=subprocess.DEVNULL)
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize(
