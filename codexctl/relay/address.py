@@ -7,7 +7,7 @@ import socket
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from codexctl.errors import UsageError
+from codexctl.errors import StateError, UsageError
 
 MAX_PORT = 65535
 
@@ -68,8 +68,11 @@ def check_exposure(listen: Listen, *, tls: bool, public_url: str) -> None:
         )
 
 
-def resolve(listen: Listen) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
-    """The socket addresses to bind."""
+def bind(listen: Listen) -> list[socket.socket]:
+    """Bound sockets of every address of `listen`, all on one port.
+
+    UsageError for what is no address, StateError where another program has it.
+    """
     try:
         found = socket.getaddrinfo(
             listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -79,8 +82,26 @@ def resolve(listen: Listen) -> list[tuple[socket.AddressFamily, tuple[str, int]]
             f"cannot listen on {listen.host}: {error.strerror}",
             hint="give an address of this machine, such as 127.0.0.1",
         ) from error
-    unique = {(family, (str(address[0]), int(address[1]))) for family, _, _, _, address in found}
-    return sorted(unique, key=lambda one: (one[0] != socket.AF_INET, one))
+    unique = {(family, str(address[0])) for family, _, _, _, address in found}
+    sockets: list[socket.socket] = []
+    port = listen.port
+    for family, host in sorted(unique, key=lambda one: (one[0] != socket.AF_INET, one)):
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        sockets.append(opened)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            opened.bind((host, port))
+        except OSError as error:
+            for made in sockets:
+                made.close()
+            raise StateError(
+                f"cannot listen on {host} port {port}: {error.strerror}",
+                hint="another program may use it: take another --listen, or port 0",
+            ) from error
+        port = opened.getsockname()[1]
+    return sockets
 
 
 def reachable_name(host: str) -> str:

@@ -15,12 +15,12 @@ import itertools
 import json
 import os
 import re
-import socket
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import aiofastnet
 
@@ -28,11 +28,11 @@ from codexctl.errors import CodexctlError, StateError, UsageError
 from codexctl.paths import Home
 from codexctl.relay import tls
 from codexctl.relay.address import (
+    bind,
     check_exposure,
     in_url,
     parse_listen,
     reachable_name,
-    resolve,
 )
 from codexctl.relay.calls import Answer, Failure, Request, unauthorized
 from codexctl.relay.core import Rooms
@@ -317,27 +317,14 @@ class RelayServer:
         context = None
         cert, key = config.tls_cert, config.tls_key
         if config.tls_self_signed:
-            names = [reachable_name(self._listen.host)]
+            public = urlsplit(config.public_url).hostname
+            names = [reachable_name(self._listen.host), *([public] if public else [])]
             cert, key, self.pin = tls.self_signed(config.home, names)
         if cert:
             context = tls.context(cert, key)
-        port = self._listen.port
-        for family, (host, _) in resolve(self._listen):
-            listening = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                listening.bind((host, port))
-            except OSError as error:
-                listening.close()
-                for server in self._servers:
-                    server.close()
-                raise StateError(
-                    f"cannot listen on {host} port {port}: {error.strerror}",
-                    hint="another program may use it: take another --listen, or port 0",
-                ) from error
-            self.port = port = listening.getsockname()[1]
+        sockets = bind(self._listen)
+        self.port = int(sockets[0].getsockname()[1])
+        for listening in sockets:
             self._servers.append(
                 await aiofastnet.create_server(
                     self.loop,
@@ -350,7 +337,7 @@ class RelayServer:
                     ssl_outgoing_bio_size=TLS_BUFFER_BYTES if context else None,
                 )
             )
-        name = in_url(reachable_name(self._listen.host), port, self._scheme)
+        name = in_url(reachable_name(self._listen.host), self.port, self._scheme)
         self.local_url = f"{self._scheme}://{name}"
         self.base_url = config.public_url.rstrip("/") or self.local_url
 
