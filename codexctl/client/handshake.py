@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Callable
 from typing import Any
 
 from codexctl.client.registry import HostOffline, Relay, connect
@@ -21,6 +22,7 @@ from codexctl.wire import relay as frames
 from codexctl.wire.handshake import PROLOGUE_LABEL, PROTOCOL_VERSION
 
 HANDSHAKE_TIMEOUT_S = 10.0
+BUSY_TRIES = 10
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -82,8 +84,9 @@ def handshake(
         psk=psk,
     )
     websocket = WebSocket(answer.url.reveal(), relay.pin)
+    first = offer_id + initiator.write_first()
     try:
-        reply = exchange(websocket, stream_id, kind, offer_id + initiator.write_first())
+        reply = _until_not_busy(lambda: exchange(websocket, stream_id, kind, first))
         payload, transport = initiator.read_second(reply)
         hello = wire.decode_json(payload)
     except BaseException as error:
@@ -93,6 +96,19 @@ def handshake(
         raise
     session = core.Session(stream_id, transport, time.monotonic(), is_device=True)
     return websocket, session, hello
+
+
+def _until_not_busy(attempt: Callable[[], bytes]) -> bytes:
+    """Try again while the host has more handshakes than it takes a second, for some seconds."""
+    for number in range(BUSY_TRIES):
+        try:
+            return attempt()
+        except PathFault as error:
+            if not error.busy or number == BUSY_TRIES - 1:
+                raise
+        # Half a second on average, so that those who wait together do not return together.
+        time.sleep(os.urandom(1)[0] / 256)
+    raise AssertionError("unreachable")
 
 
 def _offline(record: HostRecord, reason: str) -> HostOffline:

@@ -120,7 +120,7 @@ class WebSocket:
             repeated = (mask * (size // 4 + 1))[:size]
             number = int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")
             return number.to_bytes(size, "little")
-        from websockets.speedups import apply_mask
+        from websockets.utils import apply_mask
 
         return apply_mask(payload, mask)
 

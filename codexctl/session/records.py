@@ -35,14 +35,16 @@ FAULTY_PATHS = 8  # in a row without a delivered record
 class PathFault(ConnectionFailed):
     """This path brought something impossible, or nothing; get another one.
 
-    `reported` is true where the other end or the relay said so and need not be told.
+    `reported` is true where the other end or the relay said so and need not be told; `busy` where
+    the same path may be tried again in a moment.
     """
 
     code = "path"
 
-    def __init__(self, message: str, *, reported: bool = False) -> None:
+    def __init__(self, message: str, *, reported: bool = False, busy: bool = False) -> None:
         super().__init__(message)
         self.reported = reported
+        self.busy = busy
 
 
 class SessionOver(ConnectionFailed):
@@ -83,6 +85,7 @@ def reset_error(reason: str) -> PathFault | SessionOver:
                 "limit": "the relay's limit of streams is reached",
             }[name],
             reported=True,
+            busy=name == "busy",
         )
     message, hint = _ENDINGS.get(name, ("the other end closed the session", ""))
     if text:
