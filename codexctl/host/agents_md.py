@@ -47,11 +47,13 @@ def _document(folder: str) -> AgentsMd | None:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             continue
-        with os.fdopen(fd, "rb") as file:
+        try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 continue
-            text = file.read(HEAD_BYTES).decode(errors="replace")
+            text = os.read(fd, HEAD_BYTES).decode(errors="replace")
+        finally:
+            os.close(fd)
         if text.strip():
             return AgentsMd(path, status.st_size, _heading(text))
     return None

@@ -400,23 +400,27 @@ def _within_any(path: str, rules: Iterable[tuple[str, Source]]) -> bool:
 def read_layer(path: str) -> Layer:
     """The settings of the file at `path`; none where there is no such file. PolicyError."""
     try:
+        # A pipe of that name must not hold the host up.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(fd, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise PolicyError(f"{path} is not a regular file", hint="move it away")
-            if status.st_mode & 0o022:
-                raise PolicyError(
-                    f"{path} can be changed by others (mode {status.st_mode & 0o777:04o})",
-                    hint=f"run: chmod go-w {path}",
-                )
-            raw = file.read(MAX_POLICY_BYTES + 1)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise PolicyError(
             f"cannot read {path}: {error.strerror}", hint=f"check the owner and mode of {path}"
         ) from error
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            raise PolicyError(f"{path} is not a regular file", hint="move it away")
+        if mode & 0o022:
+            raise PolicyError(
+                f"{path} can be changed by others (mode {mode & 0o777:04o})",
+                hint=f"run: chmod go-w {path}",
+            )
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            raw = file.read(MAX_POLICY_BYTES + 1)
+    finally:
+        os.close(fd)
     if len(raw) > MAX_POLICY_BYTES:
         raise PolicyError(f"{path} is larger than {MAX_POLICY_BYTES} bytes")
     try:
