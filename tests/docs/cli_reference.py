@@ -24,7 +24,8 @@ def render() -> str:
     """The whole page."""
     parts = [INTRODUCTION, _fence(root_help().replace(EPILOG, "").rstrip())]
     group = root_group()
-    with click.Context(group, info_name="codexctl", terminal_width=WIDTH) as context:
+    settings = group.context_settings
+    with click.Context(group, info_name="codexctl", terminal_width=WIDTH, **settings) as context:
         for heading, names in HEADINGS:
             parts.append(f"## {heading}\n\n")
             for name in names:
