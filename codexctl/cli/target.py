@@ -6,7 +6,7 @@ import os
 import sys
 
 from codexctl.cli.output import notice
-from codexctl.errors import ConnectionFailed
+from codexctl.errors import CodexctlError, ConnectionFailed
 from codexctl.paths import Home
 
 TYPE_CHECKING = False
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from codexctl.client.store import HostRecord
 
 SSH_PREFIX = "ssh:"
+RENEW_BEFORE_S = 30 * 86400  # of the 90 days that a device's relay token lives
 TOLD_ALIASES = "told-aliases"
 
 
@@ -81,10 +82,30 @@ def need_host(home: Home, name: str) -> HostRecord:
 
 def open_connection(home: Home, record: HostRecord) -> Connection:
     """Connect to a paired host; news of its path go to stderr when that is a terminal."""
+    import time
+
     from codexctl.client.connection import Connection
     from codexctl.state.identity import load_identity
 
-    return Connection.open(record, load_identity(home), path_notice)
+    connection = Connection.open(record, load_identity(home), path_notice)
+    if record.token_expires_at - time.time() < RENEW_BEFORE_S:
+        _renew(home, connection)
+    return connection
+
+
+def _renew(home: Home, connection: Connection) -> None:
+    """Have the host get this device a new relay token, before the old one ends."""
+    from codexctl.client.ask import control
+    from codexctl.client.store import HostStore
+
+    try:
+        answer = control(connection, "renew-token")
+        HostStore(home).renew(
+            connection.record.environment_id, str(answer["token"]), int(answer["expires_at"])
+        )
+    except (CodexctlError, KeyError, ValueError) as error:
+        # The old one still works; the next command tries again.
+        path_notice(f"the relay token of {connection.record.name} was not renewed: {error}")
 
 
 def path_notice(text: str) -> None:

@@ -100,15 +100,16 @@ def handshake(
 
 def _until_not_busy(attempt: Callable[[], bytes]) -> bytes:
     """Try again while the host has more handshakes than it takes a second, for some seconds."""
-    for number in range(BUSY_TRIES):
+    tries = BUSY_TRIES
+    while True:
         try:
             return attempt()
         except PathFault as error:
-            if not error.busy or number == BUSY_TRIES - 1:
+            tries -= 1
+            if not error.busy or not tries:
                 raise
-        # Half a second on average, so that those who wait together do not return together.
-        time.sleep(os.urandom(1)[0] / 256)
-    raise AssertionError("unreachable")
+        # An eighth of a second on average, so that who waits together does not return together.
+        time.sleep(os.urandom(1)[0] / 1024)
 
 
 def _offline(record: HostRecord, reason: str) -> HostOffline:

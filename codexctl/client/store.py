@@ -113,6 +113,15 @@ class HostStore:
             marks = ", ".join("?" * len(values))
             db.execute(f"INSERT INTO hosts ({', '.join(record._fields)}) VALUES ({marks})", values)  # noqa: S608 - field names of our own
 
+    def renew(self, environment_id: str, token: str, expires_at: int) -> None:
+        """Keep a host's new relay token."""
+        db = self._open()
+        if db is not None:
+            db.execute(
+                "UPDATE hosts SET token = ?, token_expires_at = ? WHERE environment_id = ?",
+                (token, expires_at, environment_id),
+            )
+
     def rename(self, old: str, new: str) -> None:
         db = self._open()
         if db is None or db.execute("SELECT 1 FROM hosts WHERE name=?", (old,)).fetchone() is None:

@@ -161,7 +161,7 @@ class Daemon:
             os.close(self._lock)
 
     async def _warm(self) -> None:
-        """Find out now what the first command would wait for; what fails is told to that command."""
+        """Find out now what the first command would wait for; a failure is told to that one."""
         try:
             await self.context.sandbox()
         except CodexctlError as error:
@@ -351,9 +351,7 @@ class Daemon:
         """A new relay token for a paired device, in time before the old one expires."""
         token = await self.pairing.mint(peer.name)
         with store.reporting(self.home.host_db):
-            self._db.execute(
-                "UPDATE devices SET relay_token_id = ? WHERE id = ?", (token["id"], peer.device_id)
-            )
+            store.add_relay_token(self._db, peer.device_id, token["id"])
         return token
 
     async def _housekeeping(self) -> None:
@@ -404,10 +402,8 @@ class Daemon:
                 cut += 1
         self.context.processes.hang_up_device(device.id)
         self.context.audit.append("revocation", who="owner", what=device.name, outcome="revoked")
-        told = device.relay_token_id is None or await self.pairing.revoke_token(
-            device.relay_token_id
-        )
-        return {"name": device.name, "sessions_cut": cut, "relay_told": told}
+        told = [await self.pairing.revoke_token(token) for token in device.relay_tokens]
+        return {"name": device.name, "sessions_cut": cut, "relay_told": all(told)}
 
 
 def _reset(path: LinkPath, stream_id: str, reason: str) -> None:

@@ -72,6 +72,11 @@ class Device(NamedTuple):
     relay_token_id: str | None
     revoked_at: int | None
 
+    @property
+    def relay_tokens(self) -> list[str]:
+        """The ids of its relay tokens: the newest, and the one before that may still be in use."""
+        return (self.relay_token_id or "").split()
+
 
 class AuditHead(NamedTuple):
     """How many records the audit log has at least, and the hash of the last of those."""
@@ -173,6 +178,14 @@ def add_device(
 def touch_device(db: sqlite3.Connection, id: str) -> None:
     """Remember that this device was here now."""
     db.execute("UPDATE devices SET last_seen = ? WHERE id = ?", (now_s(), id))
+
+
+def add_relay_token(db: sqlite3.Connection, id: str, token_id: str) -> None:
+    """Note a device's renewed relay token beside the one that it replaces."""
+    with transaction(db):
+        row = db.execute("SELECT relay_token_id FROM devices WHERE id = ?", (id,)).fetchone()
+        kept = [*(row["relay_token_id"] or "").split(), token_id][-2:] if row else []
+        db.execute("UPDATE devices SET relay_token_id = ? WHERE id = ?", (" ".join(kept), id))
 
 
 def revoke_device(db: sqlite3.Connection, id: str) -> bool:

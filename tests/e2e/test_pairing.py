@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,33 @@ def test_no_daemon_no_offer(tmp_path: Path) -> None:
     done = Machine(tmp_path).run("pair", "--show", check=1)
     assert b"no host runs" in done.stderr
     assert b"codexctl host serve" in done.stderr
+
+
+def test_a_relay_token_is_renewed_before_it_ends(box: Pair) -> None:
+    import sqlite3
+
+    def token() -> tuple[str, int]:
+        db = sqlite3.connect(box.device.home / "device.db")
+        try:
+            row: tuple[str, int] = db.execute(
+                "SELECT token, token_expires_at FROM hosts"
+            ).fetchone()
+            return row
+        finally:
+            db.close()
+
+    first = token()
+    box.device.run("exec", "box", "--", "true")
+    assert token() == first
+    db = sqlite3.connect(box.device.home / "device.db")
+    with db:
+        db.execute("UPDATE hosts SET token_expires_at = ?", (int(time.time()) + 86400,))
+    db.close()
+    box.device.run("exec", "box", "--", "true")
+    renewed = token()
+    assert renewed[0] != first[0]
+    assert renewed[1] >= first[1]
+    # Revoking ends both.
+    box.host.run("devices", "revoke", box.host.json("devices")[0]["name"])
+    states = {t["name"]: t["status"] for t in box.host.json("relay", "token", "list")}
+    assert [s for n, s in states.items() if n != "up"] == ["revoked", "revoked"]
