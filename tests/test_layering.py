@@ -56,7 +56,7 @@ LAYERS = {
 # What a provider builds on (docs/plugins.md); the last reads the person's own ssh config.
 FOR_PROVIDERS = {
     "codexctl.errors", "codexctl.secret", "codexctl.durations", "codexctl.hookspecs",
-    "codexctl.provision", "codexctl.client.ssh_config",
+    "codexctl.provision.errors", "codexctl.provision.model", "codexctl.client.ssh_config",
 }  # fmt: skip
 
 # What would give a value or a core a socket, a clock, a log, a thread or chance.
