@@ -14,6 +14,7 @@ import secrets
 import select
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -172,10 +173,25 @@ def _read_until(process: subprocess.Popen[bytes], mark: bytes, timeout_s: float)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it and all of its group are gone
+    """End the shell's whole session: interactive ones give each of their commands a group."""
+    for group in {process.pid, *_groups_of_session(process.pid)}:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended by itself
     process.wait()
     if process.stdout is not None:
         process.stdout.close()
+
+
+def _groups_of_session(session: int) -> set[int]:
+    if sys.platform != "linux":
+        return set()
+    groups = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.getsid(int(name)) == session:
+                groups.add(os.getpgid(int(name)))
+        except OSError:
+            continue  # ended while we looked
+    return groups

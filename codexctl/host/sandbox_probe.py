@@ -98,6 +98,7 @@ _INSTALL = {
     "alpine": "apk add bubblewrap",
     "suse": "zypper install bubblewrap",
 }
+_NAMESPACE_TROUBLE = ("namespace", "mount", "permi")
 _WITHOUT = 'or, at your own risk, allow "--sandbox off" by sandbox.mode = "optional" in policy.toml'
 
 
@@ -124,7 +125,7 @@ def explain(facts: Facts, stderr: str) -> Refused:
             "the sandbox cannot start: user namespaces are for root only on this host",
             hint="as root on the host: sysctl -w kernel.unprivileged_userns_clone=1",
         )
-    if facts.in_container:
+    if facts.in_container and any(word in reason.lower() for word in _NAMESPACE_TROUBLE):
         return Refused(
             f"the sandbox cannot start inside this container: {reason}",
             hint="start the container with --security-opt seccomp=unconfined "
