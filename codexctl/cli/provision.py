@@ -91,7 +91,7 @@ def common_options() -> list[click.Parameter]:
         click.Option(["--template"], help="Your own cloud-init template."),
         click.Option(["--key-passphrase"], is_flag=True, help="Ask for a passphrase for the key."),
         click.Option(["--agent"], is_flag=True, help="Add the key to the running ssh agent."),
-        click.Option(["--relay"], help="The relay to pair through; this device's own by default."),
+        click.Option(["--relay"], help="The relay to pair through, as its machine reaches it."),
         click.Option(["--no-pair"], is_flag=True, help="Install codexctl there, but do not pair."),
         click.Option(["--bare"], is_flag=True, help="Neither codex nor codexctl on it."),
         click.Option(["--yes", "-y"], is_flag=True, help="Do not ask."),

@@ -49,7 +49,11 @@ fi
 UNINSTALL = """#!/bin/sh
 # Removes what codexctl put on this machine for one workspace.
 folder=$(cd "$(dirname "$0")" && pwd)
-[ ! -x "$folder/venv/bin/codexctl" ] || "$folder/venv/bin/codexctl" host uninstall >/dev/null 2>&1
+if [ -d "$folder/home" ]; then
+  CODEXCTL_HOME=$folder/home "$folder/venv/bin/codexctl" host install --uninstall >/dev/null 2>&1
+  [ ! -r "$folder/home/host.pid" ] || kill "$(cat "$folder/home/host.pid")" 2>/dev/null
+  rmdir "$HOME/workspace" 2>/dev/null
+fi
 for link in "$HOME/.local/bin/codexctl" /usr/local/bin/codexctl; do
   [ "$(readlink "$link" 2>/dev/null)" != "$folder/venv/bin/codexctl" ] || rm -f "$link" 2>/dev/null
 done

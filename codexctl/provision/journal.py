@@ -87,7 +87,7 @@ class Settings:
     passphrase: bool = False
     agent: bool = False
     relay: str = ""
-    """The relay to pair through; "" for this device's own."""
+    """The relay to pair through; "" for none."""
 
     def to_json(self) -> str:
         return json.dumps({name: getattr(self, name) for name in self.__slots__})

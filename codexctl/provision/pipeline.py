@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from codexctl.errors import CodexctlError
 from codexctl.paths import Home
-from codexctl.provision import core, install, keys, readiness
+from codexctl.provision import core, install, keys, pairing, readiness
 from codexctl.provision.cloudinit import Wanted, render_user_data
 from codexctl.provision.core import Action, Done, Failed, Outcome, Over, State
 from codexctl.provision.errors import ProviderError
@@ -43,12 +43,11 @@ class Pipeline:
         tell: Teller,
         *,
         passphrase: Secret | None = None,
-        relay: str = "",
         ready_timeout_s: float = readiness.READY_TIMEOUT_S,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.home, self.journal, self.provider, self.account = home, journal, provider, account
-        self.tell, self.passphrase, self.relay = tell, passphrase, relay
+        self.tell, self.passphrase = tell, passphrase
         self.ready_timeout_s = ready_timeout_s
         self._sleep = sleep
         self._link: Link | None = None
@@ -247,8 +246,9 @@ class Pipeline:
         return True
 
     def _pair(self, workspace: Workspace) -> bool:
-        self.tell("paired", "skipped", "reached over ssh")
-        if self.provider.capabilities.creates and not workspace.settings.sudo:
+        adopted = not self.provider.capabilities.creates
+        pairing.pair(self.home, self.link(workspace), workspace, self.tell, adopted=adopted)
+        if not adopted and not workspace.settings.sudo:
             install.drop_sudo(self.link(workspace))
         return True
 
@@ -272,6 +272,7 @@ class Pipeline:
         files = WorkspaceFiles(self.home, workspace.id)
         write_ssh_config(self.home, self.journal, without=workspace.id)
         keys.remove_from_agent(files.key)
+        pairing.unpair(self.home, workspace)
         files.remove()
         return True
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -194,6 +195,9 @@ class ReferenceAccount(Account):
         from tests.provision import machine
 
         folder = self.cloud.folder / "machines" / machine_id
+        skeleton = self.cloud.folder / "skeleton"
+        if skeleton.exists():
+            shutil.copytree(skeleton, folder / "home" / "codex", symlinks=True)
         ignore = bool(os.environ.get("CODEXCTL_TEST_IGNORE_USER_DATA"))
         port, pid = machine.boot(folder, user_data, ignore=ignore)
         return {"port": port, "pid": pid}
