@@ -130,9 +130,14 @@ def verify(service: Service) -> str:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"systemd-analyze does not run: {error}"
-    # Other units of the machine may be wrong as well; that is not this unit's fault.
-    lines = done.stderr.decode(errors="replace").splitlines()
-    return "\n".join(line for line in lines if service.unit in line).replace(f"{folder}/", "")
+    # Other units of the machine may be wrong as well, and an older systemd does not know each key:
+    # neither is this unit's fault.
+    lines = [
+        line.replace(f"{folder}/", "")
+        for line in done.stderr.decode(errors="replace").splitlines()
+        if service.unit in line and "Unknown key" not in line and "Unknown lvalue" not in line
+    ]
+    return "\n".join(lines)
 
 
 def install(service: Service) -> list[str]:
