@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from codexctl.cli.lazy import LazyGroup
 from codexctl.cli.output import cell, emit, format_table, json_option
 from codexctl.errors import CodexctlError
 from codexctl.paths import Home
@@ -17,7 +18,7 @@ LAST = 50
 MAX_CELL = 60
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def audit() -> None:
     """What happened on this host: an append-only, hash-chained log in CODEXCTL_HOME/audit.jsonl.
 

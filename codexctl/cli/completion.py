@@ -12,6 +12,7 @@ import click
 from click.shell_completion import get_completion_class
 from click.shell_completion import shell_complete as click_answer
 
+from codexctl.cli.lazy import LazyGroup
 from codexctl.cli.main import ENV_COMPLETE, root_group
 from codexctl.cli.output import confirm, notice, yes_option
 from codexctl.errors import CodexctlError, UsageError
@@ -38,7 +39,7 @@ def script(shell: str) -> str:
     return kind(root_group(), {}, "codexctl", ENV_COMPLETE).source()
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def completion() -> None:
     """Completion of commands, options and host names for bash, zsh and fish.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from codexctl.cli.lazy import LazyGroup
 from codexctl.cli.output import confirm, emit, json_option, notice, yes_option
 from codexctl.errors import UsageError
 from codexctl.paths import Home
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from codexctl.host.store import Device
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=LazyGroup, invoke_without_command=True)
 @click.pass_context
 @json_option
 def devices(ctx: click.Context, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from codexctl.cli.lazy import LazyGroup
 from codexctl.cli.output import emit, json_option
 from codexctl.paths import Home
 
@@ -17,7 +18,7 @@ system_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def policy() -> None:
     """What paired devices may have this host do: policy.toml in CODEXCTL_HOME.
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from codexctl.cli.complete import complete_paired
+from codexctl.cli.lazy import LazyGroup
 from codexctl.cli.output import confirm, emit, json_option, notice, yes_option
 from codexctl.cli.target import need_host, open_connection
 from codexctl.errors import CodexctlError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 ONLINE_CHECKS_AT_ONCE = 16
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=LazyGroup, invoke_without_command=True)
 @click.pass_context
 @click.option("--ssh", "with_ssh", is_flag=True, help="List the aliases of ~/.ssh/config as well.")
 @json_option

@@ -15,15 +15,18 @@ import click
 from click.shell_completion import CompletionItem
 
 Row = tuple[str, str]  # "module:attribute", summary
+SUMMARY_LIMIT = 200  # characters of a command's first sentence; lines are wrapped
 
 
 class LazyGroup(click.Group):
     """Help, completion and typo hints come from `table`; a module is imported only to run it."""
 
-    def __init__(self, name: str, *, table: Mapping[str, Row], **attributes: Any) -> None:
+    def __init__(
+        self, name: str | None = None, *, table: Mapping[str, Row] | None = None, **attributes: Any
+    ) -> None:
         attributes.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(name, **attributes)
-        self.table = table
+        self.table = table or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.table, *super().list_commands(ctx)]
@@ -59,7 +62,7 @@ class LazyGroup(click.Group):
         for name in super().list_commands(ctx):
             command = super().get_command(ctx, name)
             if command is not None and not command.hidden:
-                rows.append((name, command.get_short_help_str(60)))
+                rows.append((name, command.get_short_help_str(SUMMARY_LIMIT).removesuffix(".")))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codexctl.cli.lazy import LazyGroup
 from codexctl.cli.output import json_option, notice, yes_option
 from codexctl.errors import CodexctlError, UsageError
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from codexctl.provision.installer import Seen
 
 
-@click.group("plugin", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("plugin", cls=LazyGroup)
 def plugin() -> None:
     """Install, list, check, remove and make provider plugins."""
 

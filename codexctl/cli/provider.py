@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codexctl.cli.lazy import LazyGroup
 from codexctl.cli.output import json_option
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from codexctl.secret import Secret
 
 
-@click.group("provider", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("provider", cls=LazyGroup)
 def provider() -> None:
     """Log in to a provider; its regions, sizes, images and prices."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from codexctl.cli.lazy import LazyGroup
 from codexctl.cli.output import confirm, emit, json_option, notice, yes_option
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def token() -> None:
     """Create, list and revoke bearer tokens of the relay of this CODEXCTL_HOME."""
 

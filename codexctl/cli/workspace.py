@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codexctl.cli.lazy import LazyGroup
 from codexctl.cli.output import json_option, yes_option
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from codexctl.secret import Secret
 
 
-@click.group("workspace", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("workspace", cls=LazyGroup)
 def workspace() -> None:
     """List, stop, extend and destroy workspaces, and reap what was forgotten."""
 
