@@ -1,4 +1,4 @@
-"""Where a DigitalOcean token is found: environment, codexctl's own store, doctl's configuration.
+"""A DigitalOcean token: where it is found (environment, own store, doctl) and what it may do.
 
 A file beside the provider, because doctl's file has a format and places of its own.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from codexctl.provision.errors import CredentialsMissing
 from codexctl.provision.model import SecretStore
@@ -18,6 +18,39 @@ VARIABLES = ("DIGITALOCEAN_TOKEN", "DIGITALOCEAN_ACCESS_TOKEN")
 STORED_AS = "digitalocean"
 MAX_CONFIG_BYTES = 1 << 20
 _LINE = re.compile(r"(?P<indent> *)(?P<name>[^\s:#][^:]*?)\s*:(?:\s+(?P<value>\S.*?))?\s*")
+
+
+SCOPES = (
+    "account:read",
+    "actions:read",
+    "regions:read",
+    "sizes:read",
+    "image:read",
+    "droplet:create",
+    "droplet:read",
+    "droplet:update",
+    "droplet:delete",
+    "ssh_key:create",
+    "ssh_key:read",
+    "ssh_key:delete",
+    "firewall:create",
+    "firewall:read",
+    "firewall:delete",
+    "tag:create",
+    "tag:read",
+    "tag:delete",
+)
+"""What codexctl needs; each names the resource and the verb."""
+
+
+def lacking(scopes: Collection[str]) -> list[str]:
+    """Which of SCOPES a token has not: old ones have `read` or `write` for everything."""
+    return [scope for scope in SCOPES if not _may(scopes, scope)]
+
+
+def _may(scopes: Collection[str], scope: str) -> bool:
+    broad = {"read", "api:read"} if scope.endswith(":read") else {"write", "api:write"}
+    return scope in scopes or bool(broad & set(scopes))
 
 
 def find_token(context: str, environ: Mapping[str, str], secrets: SecretStore) -> Secret:

@@ -9,9 +9,7 @@ idempotency: `create` looks for its tag first, and every other name is unique by
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from codexctl.errors import UsageError
@@ -37,7 +35,6 @@ from codexctl.provision.model import (
     Resource,
     SecretStore,
     Size,
-    State,
     Tags,
     require_text,
     resource_name,
@@ -45,7 +42,8 @@ from codexctl.provision.model import (
 from codexctl.secret import Secret
 
 from . import _address as address
-from ._digitalocean_token import STORED_AS, find_token
+from . import _digitalocean_values as values
+from ._digitalocean_token import SCOPES, STORED_AS, find_token, lacking
 
 if TYPE_CHECKING:
     import click
@@ -60,34 +58,6 @@ SLOW_START_S = 180.0
 """A droplet that is new for longer is asked for the outcome of its create action."""
 ENDPOINT_VARIABLE = "DIGITALOCEAN_END_POINT"
 TOKENS_PAGE = "https://cloud.digitalocean.com/account/api/tokens"
-SCOPES = (
-    "account:read",
-    "actions:read",
-    "regions:read",
-    "sizes:read",
-    "image:read",
-    "droplet:create",
-    "droplet:read",
-    "droplet:update",
-    "droplet:delete",
-    "ssh_key:create",
-    "ssh_key:read",
-    "ssh_key:delete",
-    "firewall:create",
-    "firewall:read",
-    "firewall:delete",
-    "tag:create",
-    "tag:read",
-    "tag:delete",
-)
-_STATES: dict[str, State] = {
-    "new": "making",
-    "active": "running",
-    "off": "stopped",
-    "archive": "ending",
-}
-_ID_TAG = f"{MARKER}-id:"
-_NAMED = re.compile(rf"{MARKER}-([0-9a-f]{{32}})(?:\.([0-9a-z-]+))?")
 
 
 @hookimpl
@@ -152,10 +122,10 @@ class DigitalOcean(Provider):
             scopes = transport.scopes()
         finally:
             transport.close()
-        lacking = [] if scopes is None else [scope for scope in SCOPES if not _may(scopes, scope)]
-        if lacking:
+        missing = [] if scopes is None else lacking(scopes)
+        if missing:
             raise CredentialsReadOnly(
-                f"this token lacks {', '.join(lacking)}; it was not kept",
+                f"this token lacks {', '.join(missing)}; it was not kept",
                 hint=f"make one with full access, or with the scopes that "
                 f"'codexctl provider policy digitalocean' prints, at {TOKENS_PAGE}",
             )
@@ -180,12 +150,6 @@ def _transport(selection: Mapping[str, str], token: Secret) -> Transport:
             hint="install it beside codexctl: pip install 'codexctl[digitalocean]'",
         ) from None
     return Transport(selection.get("endpoint") or DEFAULT_URL, token)
-
-
-def _may(scopes: Collection[str], scope: str) -> bool:
-    """Old tokens have `read` or `write` for everything, new ones a scope for each thing."""
-    broad = {"read", "api:read"} if scope.endswith(":read") else {"write", "api:write"}
-    return scope in scopes or bool(broad & set(scopes))
 
 
 class Droplets(Account):
@@ -260,15 +224,15 @@ class Droplets(Account):
             )
         found = self._droplets(order.ref)
         if found:
-            return self._machine(order.ref, found[0])
-        self._make_firewall(order)
+            return self._machine(order.ref, self._oldest(found))
+        first = self._make_firewall(order)
         key_id = self._register_key(order)
         droplet = Droplet(
             self._transport,
             name=order.name,
             region=order.plan.region,
             size_slug=order.plan.size,
-            image=_number(order.plan.image),
+            image=values.number(order.plan.image),
             ssh_keys=[key_id],
             tags=order.tags.flat(),
             # A Secret in the library's object too; the transport reveals it into the body.
@@ -282,47 +246,37 @@ class Droplets(Account):
             # The library reads the id first: with one, the droplet is there.
             if not isinstance(droplet.id, int):
                 raise
+        if not first and (found := self._droplets(order.ref)):
+            droplet.id = self._oldest(found)["id"]
         ref = Ref(order.ref.workspace_id, order.plan.region, str(droplet.id))
         return Machine(ref, "making", None)
 
-    def _make_firewall(self, order: Order) -> None:
+    def _make_firewall(self, order: Order) -> bool:
+        """False: it was there, from an earlier call under this id."""
         from ._digitalocean_errors import Taken
 
-        tag = _ID_TAG + order.ref.workspace_id
-        networks = order.plan.extra["ssh_from"].split(",")
-        outbound = [
-            {"protocol": protocol, "ports": "0", "destinations": {"addresses": address.ANYWHERE}}
-            for protocol in ("tcp", "udp", "icmp")
-        ]
+        tag = values.ID_TAG + order.ref.workspace_id
         # A firewall may only name tags that exist; making one twice is harmless.
         self._api.order("POST", "tags", name=tag)
+        networks = order.plan.extra["ssh_from"].split(",")
         try:
-            self._api.order(
-                "POST",
-                "firewalls",
-                name=_name(order.tags),
-                tags=[tag],
-                inbound_rules=[
-                    {"protocol": "tcp", "ports": "22", "sources": {"addresses": networks}}
-                ],
-                outbound_rules=outbound,
-            )
+            self._api.order("POST", "firewalls", **values.firewall(order.tags, tag, networks))
         except Taken:
-            # The name holds the id: an earlier call made it.
-            pass
+            return False
+        return True
 
     def _register_key(self, order: Order) -> int:
         """The id of the public key there; one that the person has registered already will do."""
         from ._digitalocean_api import Key, usable_body
         from ._digitalocean_errors import NotThere, Taken
 
-        key = Key(self._transport, name=_name(order.tags), public_key=order.public_key)
+        key = Key(self._transport, name=values.name_of(order.tags), public_key=order.public_key)
         try:
             with usable_body("POST account/keys"):
                 key.create()
                 return int(key.id)
         except Taken:
-            print_ = _fingerprint(order.public_key)
+            print_ = values.fingerprint(order.public_key)
         try:
             return int(self._api.read(f"account/keys/{print_}", "ssh_key")["id"])
         except NotThere:
@@ -333,8 +287,20 @@ class Droplets(Account):
 
     def _droplets(self, ref: Ref) -> list[Body]:
         """Those of this workspace, oldest first; usually one."""
-        found = self._api.list_all("droplets", "droplets", tag_name=_ID_TAG + ref.workspace_id)
+        found = self._api.list_all(
+            "droplets", "droplets", tag_name=values.ID_TAG + ref.workspace_id
+        )
         return sorted(found, key=lambda droplet: int(droplet["id"]))
+
+    def _oldest(self, found: list[Body]) -> Body:
+        """One machine for one id: an order that went unanswered can be carried out after the next
+        one looked for it, and the droplet that nobody has seen is destroyed."""
+        from ._digitalocean_api import Droplet
+
+        oldest, *others = found
+        for other in others:
+            _gone(Droplet(self._transport, id=other["id"]).destroy)
+        return oldest
 
     def describe(self, ref: Ref) -> Machine | None:
         from ._digitalocean_errors import NotThere
@@ -342,7 +308,7 @@ class Droplets(Account):
         if ref.machine_id:
             try:
                 droplet = self._api.read(f"droplets/{int(ref.machine_id)}", "droplet")
-                if _ID_TAG + ref.workspace_id in droplet["tags"]:
+                if values.ID_TAG + ref.workspace_id in droplet["tags"]:
                     return self._machine(ref, droplet)
             except NotThere:
                 pass
@@ -350,8 +316,8 @@ class Droplets(Account):
         return self._machine(ref, found[0]) if found else None
 
     def _machine(self, ref: Ref, droplet: Body) -> Machine:
-        state, detail = _STATES.get(droplet["status"], "failed"), ""
-        created_at = _epoch(droplet["created_at"])
+        state, detail = values.STATES.get(droplet["status"], "failed"), ""
+        created_at = values.epoch(droplet["created_at"])
         if state == "making" and self._transport.now() - created_at > SLOW_START_S:
             actions = self._api.list_all(f"droplets/{droplet['id']}/actions", "actions")
             if any(a["type"] == "create" and a["status"] == "errored" for a in actions):
@@ -392,7 +358,7 @@ class Droplets(Account):
             for tag in (tag for tag in wanted if tag not in droplet["tags"]):
                 self._api.order("POST", "tags", name=tag)
                 self._api.order("POST", f"tags/{tag}/resources", resources=resources)
-            old = [tag for tag in _expiry_tags(droplet) if tag not in wanted]
+            old = [tag for tag in values.expiry_tags(droplet) if tag not in wanted]
             for tag in old:
                 self._api.order("DELETE", f"tags/{tag}/resources", resources=resources)
             self._delete_unused(old)
@@ -407,7 +373,7 @@ class Droplets(Account):
         droplets = self._droplets(ref)
         if droplets and ref.workspace_id in self._leaving:
             # Keys can be listed ten times a minute; while the machine goes, it alone is looked at.
-            return [_machine_resource(droplet) for droplet in droplets]
+            return [values.machine_resource(droplet) for droplet in droplets]
         return [
             resource
             for resource in self._resources(droplets)
@@ -415,17 +381,19 @@ class Droplets(Account):
         ]
 
     def _resources(self, droplets: list[Body]) -> list[Resource]:
-        machines = [_machine_resource(droplet) for droplet in droplets]
+        machines = [values.machine_resource(droplet) for droplet in droplets]
         tags = {machine.tags.workspace_id: machine.tags for machine in machines if machine.tags}
         named = [
-            Resource(kind, str(body["id"]), body["name"], "", _tags_of(body["name"], tags), False)
+            Resource(
+                kind, str(body["id"]), body["name"], "", values.tags_of(body["name"], tags), False
+            )
             for kind, bodies in (("firewall", self._firewalls()), ("key", self._keys()))
             for body in bodies
         ]
         words = [
             Resource("tag", name, name, "", tags.get(known.workspace_id, known), False)
             for name in (body["name"] for body in self._api.list_all("tags", "tags"))
-            if name.startswith(_ID_TAG) and (known := Tags.parse_flat([name])) is not None
+            if name.startswith(values.ID_TAG) and (known := Tags.parse_flat([name])) is not None
         ]
         return machines + named + words
 
@@ -455,8 +423,10 @@ class Droplets(Account):
         # The tag is how the droplet is found, so it goes last; and never while one may remain.
         if droplets and self._droplets(ref):
             return
-        self._delete(f"tags/{_ID_TAG}{ref.workspace_id}")
-        self._delete_unused(sorted({tag for droplet in droplets for tag in _expiry_tags(droplet)}))
+        self._delete(f"tags/{values.ID_TAG}{ref.workspace_id}")
+        self._delete_unused(
+            sorted({tag for droplet in droplets for tag in values.expiry_tags(droplet)})
+        )
 
     def _delete_unused(self, tags: list[str]) -> None:
         from ._digitalocean_errors import NotThere
@@ -481,48 +451,3 @@ def _gone(delete: Callable[[], object]) -> None:
         delete()
     except NotThere:
         pass
-
-
-def _name(tags: Tags) -> str:
-    """The name of a firewall or key: they carry no tags, so it holds whose they are."""
-    return f"{resource_name(tags.workspace_id)}.{tags.owner}"
-
-
-def _tags_of(name: str, known: Mapping[str, Tags]) -> Tags | None:
-    """What `_name` put there, with the expiry of the droplet where there still is one."""
-    match = _NAMED.fullmatch(name)
-    return known.get(match[1], Tags(match[1], match[2] or "", None)) if match else None
-
-
-def _machine_resource(droplet: Body) -> Resource:
-    return Resource(
-        "machine",
-        str(droplet["id"]),
-        droplet["name"],
-        droplet["region"]["slug"],
-        Tags.parse_flat(droplet["tags"]),
-        True,
-        _epoch(droplet["created_at"]),
-        _STATES.get(droplet["status"], "failed"),
-    )
-
-
-def _expiry_tags(droplet: Body) -> list[str]:
-    return [tag for tag in droplet["tags"] if tag.startswith(f"{MARKER}-expires:")]
-
-
-def _number(image: str) -> str | int:
-    return int(image) if image.isdecimal() else image
-
-
-def _epoch(text: str) -> int:
-    return int(datetime.fromisoformat(text).timestamp())
-
-
-def _fingerprint(public_key: str) -> str:
-    """The MD5 fingerprint by which DigitalOcean knows a key, whatever its comment."""
-    import base64
-    import hashlib
-
-    digest = hashlib.md5(base64.b64decode(public_key.split()[1]), usedforsecurity=False)
-    return ":".join(re.findall("..", digest.hexdigest()))

@@ -16,10 +16,10 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests.clouds.digitalocean_answers import Answer, Call, missing, refusal, unprocessable
 from tests.clouds.digitalocean_catalogue import IMAGES, REGIONS, SIZES
 
 TOKEN = "dop_v1_" + "5" * 64
@@ -30,46 +30,6 @@ DEFAULT_PAGE, LARGEST_PAGE = 20, 200
 ALL = "*"
 
 Body = dict[str, Any]
-
-
-@dataclass
-class Answer:
-    status: int
-    body: Body | bytes | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    as_described: bool = True
-    """False: wrong on purpose, so it is not held against the API's description."""
-
-    def encoded(self) -> bytes:
-        if self.body is None:
-            return b""
-        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
-
-
-def refusal(status: int, word: str, message: str, **headers: str) -> Answer:
-    body = {"id": word, "message": message, "request_id": "4d9d8375-3c56-4925-a3e7-eb137fed17e9"}
-    return Answer(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
-
-
-@dataclass(frozen=True)
-class Call:
-    method: str
-    target: str
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def path(self) -> str:
-        return urlsplit(self.target).path
-
-
-def missing() -> Answer:
-    return refusal(404, "not_found", "The resource you were accessing could not be found.")
-
-
-def unprocessable(message: str) -> Answer:
-    return refusal(422, "unprocessable_entity", message)
 
 
 class Cloud:

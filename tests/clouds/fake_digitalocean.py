@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tests.clouds import openapi_check
-from tests.clouds.digitalocean_cloud import Answer, Call, Cloud
+from tests.clouds.digitalocean_answers import Answer, Call
+from tests.clouds.digitalocean_cloud import Cloud
 
 HOLD_AT_MOST_S = 60
 

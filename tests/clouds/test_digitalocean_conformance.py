@@ -12,7 +12,8 @@ from codexctl_plugins.digitalocean import DigitalOcean
 
 from codexctl.provision.conformance import Fault, ProviderConformance
 from codexctl.provision.model import Provider
-from tests.clouds.digitalocean_cloud import READ_ONLY_TOKEN, TOKEN, Answer, refusal
+from tests.clouds.digitalocean_answers import Answer, refusal
+from tests.clouds.digitalocean_cloud import READ_ONLY_TOKEN, TOKEN
 from tests.clouds.fake_digitalocean import FakeDigitalOcean
 
 FOREVER = 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,13 +25,8 @@ from codexctl.provision.errors import (
 )
 from codexctl.provision.model import Account, Order, Provider
 from tests.clouds.conftest import OpenAccount, Store, new_order
-from tests.clouds.digitalocean_cloud import (
-    READ_ONLY_TOKEN,
-    TOKEN,
-    Answer,
-    refusal,
-    unprocessable,
-)
+from tests.clouds.digitalocean_answers import Answer, refusal, unprocessable
+from tests.clouds.digitalocean_cloud import READ_ONLY_TOKEN, TOKEN
 from tests.clouds.fake_digitalocean import FakeDigitalOcean
 from tests.clouds.test_digitalocean import NOTHING, ONE, plan
 
@@ -321,6 +317,39 @@ def test_a_region_that_answers_slowly_is_given_up_and_adopted_later(
     made = account.create(order)
     assert made.ref.machine_id is not None
     assert account.describe(made.ref) is not None
+
+
+class Trigger(threading.Event):
+    """Lets a held order through when another call comes by."""
+
+    def __init__(self, release: threading.Event, done: Callable[[], bool]) -> None:
+        super().__init__()
+        self._release, self._done = release, done
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._release.set()
+        deadline = time.monotonic() + 10
+        while not self._done() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return True
+
+
+def test_an_order_that_is_carried_out_late_does_not_leave_a_second_machine(
+    fake: FakeDigitalOcean, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = new_order(plan(account))
+    release = threading.Event()
+    fake.fail("POST", "/v2/droplets", hold=release)
+    with monkeypatch.context() as patch:
+        patch.setattr("codexctl_plugins._digitalocean_api.READ_TIMEOUT_S", 0.05)
+        with pytest.raises(OutcomeUnknown):
+            account.create(order)
+    # The next order has looked, and found nothing, when the first one comes through.
+    fake.fail("POST", "/v2/tags", hold=Trigger(release, lambda: bool(fake.droplets)))
+    made = account.create(order)
+    assert fake.exists() == ONE
+    assert fake.count("POST", "/v2/droplets") == 2
+    assert made.ref.machine_id == str(*fake.droplets)
 
 
 def test_clocks_that_differ_do_not_matter(fake: FakeDigitalOcean, account: Account) -> None:

@@ -17,7 +17,8 @@ from codexctl.provision.errors import IncompleteList, OutcomeUnknown, ProviderEr
 from codexctl.provision.model import Account
 from codexctl.secret import Secret
 from tests.clouds.conftest import Store, new_order
-from tests.clouds.digitalocean_cloud import TOKEN, Answer
+from tests.clouds.digitalocean_answers import Answer
+from tests.clouds.digitalocean_cloud import TOKEN
 from tests.clouds.fake_digitalocean import FakeDigitalOcean
 from tests.clouds.test_digitalocean import ONE, plan
 
