@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.copy.test_transfer import tree
-from tests.e2e.machines import Machine
+from tests.support.programs import Machine
+from tests.support.programs import pair as pair_with
 
 BIG = 160 << 20
 DEADLINE_S = 60
@@ -24,20 +26,20 @@ DEADLINE_S = 60
 class Pair:
     """A host and a device that is paired with it as `box`."""
 
-    def __init__(self, host: Machine, device: Machine, workspace: Path) -> None:
-        self.host, self.device, self.workspace = host, device, workspace
+    def __init__(self, host: Machine, device: Machine, workspace: Path, person: Path) -> None:
+        self.host, self.device, self.workspace, self.person = host, device, workspace, person
 
     @property
     def here(self) -> Path:
-        return self.device.login
+        return self.device.cwd
 
     def cp(self, *argv: str) -> dict[str, Any]:
-        found = self.device.json("cp", *argv, "--json")
+        found = self.device.json("cp", *argv)
         assert isinstance(found, dict)
         return found
 
     def refused(self, *argv: str) -> tuple[int, str]:
-        done = self.device.run("cp", *argv)
+        done = self.device.run("cp", *argv, check=None)
         return done.returncode, done.stderr.decode()
 
 
@@ -47,14 +49,15 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         pytest.skip("bubblewrap is not installed")
     folder = tmp_path_factory.mktemp("copy")
     (folder / "workspace").mkdir()
-    host, device = Machine(folder / "host"), Machine(folder / "device")
-    (host.login / ".ssh").mkdir()
-    (host.login / ".ssh" / "id").write_text("secret")
+    person = folder / "person"
+    (person / ".ssh").mkdir(parents=True)
+    (person / ".ssh" / "id").write_text("secret")
+    host = Machine(folder / "host", HOME=str(person))
+    device = Machine(folder / "device", CODEXCTL_SSH_CONFIG=os.devnull)
     argv = ("up", "--json", "--listen", "127.0.0.1:0", "--name", "box")
     with host.start(*argv, "--workspace", str(folder / "workspace")) as up:
-        url = up.event("pairing")["url"]
-        assert device.run("pair", url, "--name", "laptop").returncode == 0
-        yield Pair(host, device, folder / "workspace")
+        assert pair_with(up, device) == "box"
+        yield Pair(host, device, folder / "workspace", person)
 
 
 @pytest.fixture
@@ -100,9 +103,9 @@ def test_what_the_host_refuses(pair: Pair) -> None:
     (pair.here / "f").write_text("x")
     status, said = pair.refused("f", "box:/etc/f")
     assert (status, "outside the workspace" in said) == (126, True)
-    status, said = pair.refused("f", f"box:{pair.host.login}/f")
+    status, said = pair.refused("f", f"box:{pair.person}/f")
     assert status == 126
-    status, said = pair.refused(f"box:{pair.host.login}/.ssh/id", ".")
+    status, said = pair.refused(f"box:{pair.person}/.ssh/id", ".")
     assert (status, "does not exist" in said) == (1, True)
     status, said = pair.refused("box:missing", ".")
     assert (status, "missing does not exist" in said) == (1, True)
@@ -113,7 +116,7 @@ def test_what_the_host_refuses(pair: Pair) -> None:
 
 def test_a_link_in_the_workspace_leads_nowhere(pair: Pair) -> None:
     """The kernel keeps the copy inside, also where a check of names could be raced."""
-    outside = pair.host.login / "outside"
+    outside = pair.person / "outside"
     outside.mkdir(exist_ok=True)
     (pair.workspace / "exit").symlink_to(outside)
     (pair.here / "f").write_text("x")
@@ -138,25 +141,29 @@ def test_copies_are_recorded(pair: Pair) -> None:
     assert (copied["files"], copied["bytes"], copied["op"]) == (1, 5, "write")
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("up", [True, False])
-def test_a_copy_that_was_killed_goes_on(pair: Pair, up: bool) -> None:
+def test_a_copy_that_broke_off_goes_on(pair: Pair, up: bool, number: signal.Signals) -> None:
     source, target = (pair.here, pair.workspace) if up else (pair.workspace, pair.here)
     block = os.urandom(1 << 20)
     with (source / "big").open("wb") as file:
-        for number in range(BIG >> 20):
-            file.write(number.to_bytes(4, "big") + block[4:])
+        for at in range(BIG >> 20):
+            file.write(at.to_bytes(4, "big") + block[4:])
     argv = ("big", "box:") if up else ("box:big", ".")
     part = target / "big.codexctl-part"
     process = subprocess.Popen(
-        ["codexctl", "cp", *argv], env=pair.device.env, cwd=pair.here, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "codexctl", "cp", *argv],
+        env=pair.device.environment,
+        cwd=pair.here,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + DEADLINE_S
     while not part.exists() or part.stat().st_size < 3 << 20:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.send_signal(number)
+    assert process.wait() == (-number if number is signal.SIGKILL else 130)
     assert not (target / "big").exists()
     summary = pair.cp(*argv)
     assert summary["bytes"] == BIG
