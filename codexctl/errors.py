@@ -7,7 +7,10 @@ differs; the sentence is the argument.
 
 from __future__ import annotations
 
-from typing import ClassVar
+# typing would cost half of what `codexctl --version` takes.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class CodexctlError(Exception):
