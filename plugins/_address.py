@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 
 from codexctl.errors import UsageError
@@ -49,6 +47,9 @@ def _network(text: str) -> str:
 
 
 def _own_address() -> str:
+    import urllib.error
+    import urllib.request
+
     url = os.environ.get("CODEXCTL_ADDRESS_SERVICE") or SERVICE
     if not url.startswith(("https://", "http://127.0.0.1:")):
         raise UsageError(f"CODEXCTL_ADDRESS_SERVICE {url} is not an https address")

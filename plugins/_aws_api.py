@@ -8,7 +8,6 @@ pipeline acts on.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -125,6 +124,8 @@ class Cloud:
 
     def __init__(self, profile: str, endpoint: str) -> None:
         """CredentialsMissing, or UnknownChoice for the profile. Reads files, calls nobody."""
+        import logging
+
         import boto3
         import botocore.exceptions
         import botocore.session

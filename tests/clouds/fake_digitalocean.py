@@ -144,7 +144,6 @@ class _Handler(BaseHTTPRequestHandler):
                 headers.get("Authorization", ""),
                 status,
                 encoded,
-                answer.headers if answer else {},
                 check_answer=answer is not None and meant,
             )
         with contextlib.suppress(OSError):

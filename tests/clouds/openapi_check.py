@@ -100,6 +100,7 @@ def _properties(schema: Mapping[str, Any]) -> set[str]:
     return names
 
 
+@functools.lru_cache(maxsize=4096)
 def violations(
     method: str,
     target: str,
@@ -108,13 +109,12 @@ def violations(
     authorization: str,
     status: int,
     answer: bytes,
-    headers: Mapping[str, str],
     *,
     check_answer: bool,
-) -> list[str]:
-    """What the description finds wrong with this exchange; [] without the description."""
+) -> tuple[str, ...]:
+    """What the description finds wrong with this exchange; () without the description."""
     if not DESCRIPTION.exists():
-        return []
+        return ()
     where = f"{method} {target}"
     request = _Request(method.lower(), target, body or None, content_type or JSON, authorization)
     found = [
@@ -124,12 +124,12 @@ def violations(
     if not found:
         found += [f"{where}: the API knows no {name}" for name in _unknown(request, body)]
     if check_answer and not found:
-        response = _Response(status, answer, headers.get("Content-Type", JSON), headers)
+        response = _Response(status, answer, JSON, {"Content-Type": JSON})
         found += [
             f"{where}: answer {status}: {error!r} {error.__cause__ or ''}"
             for error in _api().iter_response_errors(request, response)
         ]
-    return found
+    return tuple(found)
 
 
 def _operation(method: str, path: str) -> dict[str, Any]:
