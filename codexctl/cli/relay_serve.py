@@ -54,6 +54,7 @@ def serve(
     from codexctl.relay.log import EventLog
     from codexctl.relay.server import RelayConfig, RelayServer, raise_file_limit
 
+    log = EventLog(as_json=as_json)
     server = RelayServer(
         RelayConfig(
             home=Home.from_env(),
@@ -62,7 +63,7 @@ def serve(
             tls_cert=tls_cert,
             tls_key=tls_key,
             tls_self_signed=tls_self_signed,
-            log=EventLog(as_json=as_json),
+            log=log,
         )
     )
     raise_file_limit()
@@ -72,6 +73,7 @@ def serve(
 
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log.loop_error)
 
         def stop() -> None:
             for name in (signal.SIGTERM, signal.SIGINT):

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import re
+import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
@@ -28,6 +29,7 @@ from codexctl.relay.limits import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
     READ_BYTES,
+    STALLED_S,
 )
 from codexctl.wire.relay import MAX_MESSAGE_BYTES
 
@@ -37,13 +39,14 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==", re.ASCII)  # 16 bytes
 
-# picows tells about every frame that breaks a rule of RFC 6455; a stranger could fill a log so.
-_picows_log = logging.getLogger("codexctl.relay.picows")
-_picows_log.addHandler(logging.NullHandler())
-_picows_log.propagate = False
-_picows_log.setLevel(logging.CRITICAL + 1)
+# picows tells about every frame that breaks a rule of RFC 6455; the handler that a running relay
+# adds decides what of it is kept.
+picows_log = logging.getLogger("codexctl.relay.picows")
+picows_log.addHandler(logging.NullHandler())
+picows_log.propagate = False
+picows_log.setLevel(logging.ERROR)
 # An adapter, because picows makes a child logger a connection of a plain one.
-_QUIET = logging.LoggerAdapter(_picows_log)
+_QUIET = logging.LoggerAdapter(picows_log)
 
 
 class _Socket(WSProtocol):  # type: ignore[misc]  # picows types WSProtocol as Any
@@ -77,6 +80,9 @@ class Front(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # aiofastnet's transport has all of asyncio's methods without deriving from it.
         self._transport = cast(asyncio.Transport, transport)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            connected = transport.get_extra_info("socket")
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_S * 1000))
         if self._server.front_opened(self):
             self._wait(HEAD_TIMEOUT_S)
         else:
@@ -125,6 +131,9 @@ class Front(asyncio.Protocol):
                 self._request = event
                 self._body.clear()
                 self._wait(HEAD_TIMEOUT_S)
+                if self._http.they_are_waiting_for_100_continue:
+                    going_on = h11.InformationalResponse(status_code=100, headers=[])
+                    self._transport.write(self._http.send(going_on) or b"")
             elif isinstance(event, h11.Data):
                 self._body += event.data
                 if len(self._body) > MAX_BODY_BYTES:
@@ -145,9 +154,8 @@ class Front(asyncio.Protocol):
         headers: dict[str, str] = {}
         for name, value in request.headers:
             headers[name.decode()] = value.decode("latin-1")
-        call = Request(
-            request.method.decode(), request.target.decode("latin-1"), headers, bytes(self._body)
-        )
+        method = "GET" if request.method == b"HEAD" else request.method.decode()
+        call = Request(method, request.target.decode("latin-1"), headers, bytes(self._body))
         if _is_websocket(call):
             self._upgrade(call)
             return
@@ -208,7 +216,7 @@ class Front(asyncio.Protocol):
         reason = HTTPStatus(status).phrase.encode()
         response = h11.Response(status_code=status, headers=headers + (extra or []), reason=reason)
         out = self._http.send(response) or b""
-        if body:
+        if body and (self._request is None or self._request.method != b"HEAD"):
             out += self._http.send(h11.Data(data=body)) or b""
         out += self._http.send(h11.EndOfMessage()) or b""
         self._transport.write(out)

@@ -15,6 +15,8 @@ HEAD_TIMEOUT_S = 10.0
 KEEPALIVE_TIMEOUT_S = 20.0  # between two requests of one connection
 # How long a peer may take to answer our close frame before its socket is aborted.
 CLOSE_TIMEOUT_S = 2.0
+# Who takes nothing of what is sent to it for so long is cut by the kernel (Linux).
+STALLED_S = 30.0
 # One read of a socket; bounds what a paused link still delivers, and picows' read buffer.
 READ_BYTES = 128 * KIB
 # A link that sent nothing for one sweep is pinged; after three it is dead.

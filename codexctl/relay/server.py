@@ -46,10 +46,10 @@ from codexctl.relay.effects import (
     Route,
     Send,
 )
-from codexctl.relay.front import Front
+from codexctl.relay.front import Front, picows_log
 from codexctl.relay.limits import HEAD_TIMEOUT_S, SILENT_SWEEPS, SWEEP_S, Limits
 from codexctl.relay.link import Link
-from codexctl.relay.log import EventLog, NoLog
+from codexctl.relay.log import DefectHandler, EventLog, NoLog
 from codexctl.relay.pages import PAIR_PAGE, is_local, metrics
 from codexctl.relay.registry import Registry, Ticket
 from codexctl.relay.store import Store
@@ -112,6 +112,7 @@ class RelayServer:
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
         self._counts: Counter[str] = Counter()
+        self._defects = DefectHandler(config.log)
         self._ticks = 0
         self._last_error = ""
 
@@ -129,6 +130,7 @@ class RelayServer:
         except BaseException:
             self.store.close()
             raise
+        picows_log.addHandler(self._defects)
         self._tick()
         self.config.log.event("started", relay=self.base_url, pid=os.getpid())
         return self
@@ -144,6 +146,7 @@ class RelayServer:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            picows_log.removeHandler(self._defects)
             self.store.close()
             self.config.log.event("stopped")
 

@@ -377,9 +377,8 @@ class Store:
             )
             db.execute("DELETE FROM pairings WHERE expires_at < ?", (at - 3600,))
             db.execute("DELETE FROM registrations WHERE seen_at < ?", (at - STALE_REGISTRATION_S,))
-        for token in list(self._tokens.values()):
-            if min(token.expires_at, token.revoked_at or token.expires_at) < at - ENDED_KEPT_S:
-                del self._tokens[token.id]
+        self._data_version = -1
+        self.refresh()
 
     # Inside
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import json
 import os
 import random
 import socket
@@ -14,6 +16,8 @@ import pytest
 
 from codexctl.relay import front
 from codexctl.relay.limits import MAX_BODY_BYTES, MAX_HEAD_BYTES, Limits
+from codexctl.relay.link import Link
+from codexctl.relay.log import EventLog
 from codexctl.wire import relay as wire
 from tests.relay.ends import (
     Ends,
@@ -110,6 +114,47 @@ def test_oversized_requests_are_refused_when_they_get_too_long(
             assert answer.headers["connection"] == "close"
 
     run(test)
+
+
+def test_a_client_that_asks_before_it_sends_a_body_is_answered(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(tmp_path) as ends:
+            reader, writer = await ends.raw()
+            writer.write(
+                b"POST /v1/pairings/claim HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+                b"Content-Length: 15\r\n\r\n"
+            )
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 \r\n\r\n"
+            writer.write(b'{"nameplate":1}')
+            assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+
+    run(test)
+
+
+def test_a_defect_in_a_callback_is_told_and_ends_one_link_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+
+    def broken(link: Link, message: bytes) -> None:
+        raise KeyError("what a peer sent")
+
+    async def test() -> None:
+        async with serving(tmp_path, log=EventLog(as_json=True, stream=out)) as ends:
+            host, device = await ends.host(), await ends.device()
+            with monkeypatch.context() as patch:
+                patch.setattr(Link, "_frame", broken)
+                await device.send(frame(new_stream()))
+                assert await closed_with(device) == 1011
+            again, stream = await ends.device(), new_stream()
+            await again.send(frame(stream))
+            assert await host.recv() == frame(stream)
+
+    run(test)
+    (defect,) = [e for e in map(json.loads, out.getvalue().splitlines()) if e["event"] == "defect"]
+    assert defect["error"] == "KeyError"
+    assert defect["at"].startswith("test_hostile.py:")
+    assert "what a peer sent" not in out.getvalue()
 
 
 def test_a_slow_head_and_an_idle_connection_are_closed(

@@ -33,6 +33,10 @@ def test_health_needs_no_token(tmp_path: Path) -> None:
         async with serving(tmp_path) as ends:
             answer = await ends.call("GET", "/v1/health", token=None)
             assert set(answer.json) == {"status", "version", "now"}
+            head = await ends.call("HEAD", "/v1/health", token=None)
+            assert head.status == 200
+            assert head.body == b""
+            assert head.headers["content-length"] == str(len(answer.body))
 
     run(test)
 
