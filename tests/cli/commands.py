@@ -9,7 +9,7 @@ import os
 import click
 
 from codexctl.cli.lazy import LazyGroup
-from codexctl.cli.output import confirm, emit, json_option, yes_option
+from codexctl.cli.output import ask, confirm, emit, json_option, yes_option
 from codexctl.errors import Refused
 
 SECRET = "correct horse battery staple"
@@ -43,6 +43,8 @@ def end(how: str, rest: tuple[str, ...], as_json: bool, yes: bool) -> int | None
         raise click.Abort
     if how == "exit":
         click.get_current_context().exit(7)
+    if how == "secret":
+        emit({"length": len(ask("Passphrase:", hidden=True))}, as_json)
     if how == "confirm":
         emit({"agreed": confirm("Destroy it?", yes=yes)}, as_json)
     return None

@@ -202,25 +202,30 @@ def test_closed_streams_do_no_harm(redirection: str, status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "status", "shown"),
+    ("how", "prompt", "typed", "status", "shown"),
     [
-        (b"\x03", 130, b"interrupted before an answer, nothing was changed"),
-        (b"\x04", 130, b"interrupted before an answer, nothing was changed"),
-        (b"what\nY\n", 0, b'"agreed": true'),
-        (b"\n", 0, b'"agreed": false'),
+        ("confirm", b"Destroy it? [y/N]", b"\x03", 130, b"before an answer, nothing was changed"),
+        ("confirm", b"Destroy it? [y/N]", b"\x04", 130, b"before an answer, nothing was changed"),
+        ("confirm", b"Destroy it? [y/N]", b"what\nY\n", 0, b'"agreed": true'),
+        ("confirm", b"Destroy it? [y/N]", b"\n", 0, b'"agreed": false'),
+        ("secret", b"Passphrase:", b"\x03", 130, b"before an answer, nothing was changed"),
+        ("secret", b"Passphrase:", b"\x04", 130, b"before an answer, nothing was changed"),
+        ("secret", b"Passphrase:", b"hush\n", 0, b'"length": 4'),
     ],
 )
-def test_answers_at_a_prompt_on_a_terminal(typed: bytes, status: int, shown: bytes) -> None:
+def test_answers_at_a_prompt_on_a_terminal(
+    how: str, prompt: bytes, typed: bytes, status: int, shown: bytes
+) -> None:
     code = (
         "from codexctl.cli.main import COMMANDS, run; import sys;"
         "COMMANDS['end'] = ('tests.cli.commands:end', '');"
-        "sys.exit(run(['end', 'confirm', '--json']))"
+        f"sys.exit(run(['end', {how!r}, '--json']))"
     )
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-c", code])
     seen = b""
-    while b"Destroy it? [y/N]" not in seen:
+    while prompt not in seen:
         seen += os.read(terminal, 4096)
     os.write(terminal, typed)
     try:
@@ -232,3 +237,4 @@ def test_answers_at_a_prompt_on_a_terminal(typed: bytes, status: int, shown: byt
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
     assert shown in seen
+    assert b"hush" not in seen

@@ -17,6 +17,18 @@ INTRODUCTION = """\
 
 Generated from the help texts by `./dev docs`; a test keeps it so.
 
+Results go to stdout, all else to stderr. With `--json` a failure is one JSON object on a line of
+stderr: `error`, `message`, `hint`, `exit_code`. Exit statuses of codexctl's own: 255 connection,
+126 refused by the host, 127 not found on the host, 130 interrupted, 2 wrong usage, 1 anything else.
+
+| variable | |
+|---|---|
+| `CODEXCTL_HOME` | the folder of all state of one identity; `~/.codexctl` without it |
+| `CODEXCTL_RELAY_TOKEN` | the relay's token for `host serve` and `host install` |
+| `CODEXCTL_SSH_CONFIG` | another file than `~/.ssh/config` |
+| `CODEXCTL_DEBUG` | set: tracebacks with every error, and news of paths that are lost and found |
+| `NO_COLOR` | set: no colours, also in QR codes |
+
 """
 
 
