@@ -235,9 +235,7 @@ class AuditLog:
             os.fdatasync(self._fd)
             if self._db is None:
                 self._db = open_store(self._home)
-            known = read_audit_head(self._db)
-            if known is None or known.records < head.records:
-                write_audit_head(self._db, head)
+            write_audit_head(self._db, head)
         except OSError as error:
             raise describe_os_error(error, self._path, "write") from error
         except sqlite3.Error as error:

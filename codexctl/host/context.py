@@ -106,6 +106,13 @@ class HostContext:
             readable=(*self.policy.readable, *more),
         )
 
+    async def warm(self) -> None:
+        """Ask the shell and try the sandbox before the first command waits for both."""
+        try:
+            await self.sandbox()
+        except Refused as error:
+            _log.warning("%s; %s", error, error.hint)
+
     async def aclose(self) -> None:
         """End all processes and put the audit log on the disk."""
         await self.processes.aclose()

@@ -148,6 +148,7 @@ class Daemon:
                 tasks.create_task(self._housekeeping())
                 tasks.create_task(self._warm())
                 tasks.create_task(self.link.run())
+                tasks.create_task(self.context.warm())
         finally:
             for session in self._sessions.values():
                 session.end(CodexctlError("the host is stopping"))

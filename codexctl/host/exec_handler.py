@@ -63,8 +63,8 @@ async def serve_attach(channel: HostChannel, context: HostContext) -> None:
         size = parse_terminal(channel.params["tty"])
         process.resize(size.cols, size.rows)
     context.record("attach", channel.peer, process.id, "attached", where=process.launch.cwd)
-    dropped, missed = process.ring.since(process.sent)
     attachment = _Attachment(channel, process)
+    dropped, missed = process.ring.since(process.sent)
     opened = {"process": process.id, "dropped": dropped, "tty": process.launch.tty is not None}
     try:
         await channel.accept(opened)
@@ -90,15 +90,17 @@ async def _start(channel: HostChannel, context: HostContext) -> tuple[HostProces
     except CodexctlError as error:
         context.record(channel.kind, peer, told, "denied", where=where, reason=error.message)
         raise
+    id = context.processes.new_id()
     facts = {
         "where": launch.cwd,
+        "process": id,
         "sandbox": launch.sandboxed,
         "network": launch.network or not launch.sandboxed,
     }
     context.record(channel.kind, peer, told, "started", **facts)
     await context.audit.synced()
     try:
-        process = context.processes.start(launch)
+        process = context.processes.start(id, launch)
     except CodexctlError as error:
         context.record(channel.kind, peer, told, "failed", reason=error.message, **facts)
         raise
@@ -241,6 +243,9 @@ class _Attachment:
         self._end("taken")
 
     def _end(self, outcome: str) -> None:
+        if not self._outcome and outcome in ("lost", "taken"):
+            # Whoever attaches next gets twice what may have been under way rather than never.
+            self._process.sent = max(0, self._process.sent - self._channel.unconfirmed)
         self._outcome = self._outcome or outcome
         for task in self._tasks:
             task.cancel()

@@ -28,16 +28,19 @@ class ProcessTable:
     def __len__(self) -> int:
         return len(self._processes)
 
-    def start(self, launch: Launch) -> HostProcess:
+    def new_id(self) -> str:
+        """An id for the next process."""
+        while (id := secrets.token_hex(3)) in self._processes:
+            pass
+        return id
+
+    def start(self, id: str, launch: Launch) -> HostProcess:
         """Start a process. Refused where too many run or the system cannot start it."""
         if sum(process.running for process in self._processes.values()) >= MAX_PROCESSES:
             raise Refused(
                 f"{MAX_PROCESSES} processes run on this host, which is its limit",
                 hint="see: codexctl ps",
             )
-        id = secrets.token_hex(3)
-        while id in self._processes:
-            id = secrets.token_hex(3)
         process = HostProcess(id, launch, self._on_finished)
         process.start()
         self._processes[id] = process

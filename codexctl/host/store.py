@@ -211,4 +211,12 @@ def read_audit_head(db: sqlite3.Connection) -> AuditHead | None:
 
 
 def write_audit_head(db: sqlite3.Connection, head: AuditHead) -> None:
-    db.execute("INSERT OR REPLACE INTO audit_head (one, count, hash) VALUES (1, ?, ?)", head)
+    """Move the head forward; one that another process has moved further stays."""
+    db.execute(
+        """
+        INSERT INTO audit_head (one, count, hash) VALUES (1, ?, ?)
+        ON CONFLICT (one) DO UPDATE SET count = excluded.count, hash = excluded.hash
+        WHERE excluded.count > audit_head.count
+        """,
+        head,
+    )

@@ -63,6 +63,11 @@ class HostChannel(Protocol):
         """True once `receive` gave None because the session is gone, not because of a close."""
         ...
 
+    @property
+    def unconfirmed(self) -> int:
+        """At most so many bytes that `write` has taken may not have reached the device."""
+        ...
+
     async def accept(self, result: dict[str, Any]) -> None:
         """Answer opened. Before it only `close` may be called."""
         ...

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from codexctl.errors import CodexctlError, ProtocolError
 from codexctl.noise.transport import Transport
-from codexctl.session.records import Records, SessionOver
+from codexctl.session.records import KEPT_BYTES, Records, SessionOver
 from codexctl.wire import channel as wire
 from codexctl.wire.relay import Buffer
 
@@ -193,6 +193,14 @@ class Session:
         if state is None or state.local_closed or self.closed:
             return 0
         return max(0, min(state.credit, self.records.room - self._pending_bytes))
+
+    def unconfirmed(self, number: int) -> int:
+        """At most so many bytes of this channel's data may not have reached the peer."""
+        state = self._channels.get(number)
+        if state is None:
+            return 0
+        kept = KEPT_BYTES - self.records.room + self._pending_bytes
+        return max(0, min(INITIAL_CREDIT - state.credit, kept))
 
     def data(self, number: int, stream: int, data: Buffer, now: float) -> int:
         """Send as much of `data` as `sendable` allows; returns how many bytes were taken."""

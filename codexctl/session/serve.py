@@ -69,6 +69,11 @@ class ServedChannel:
         """Whether the session was lost for good, rather than the channel closed by the device."""
         return self._lost
 
+    @property
+    def unconfirmed(self) -> int:
+        """At most so many bytes that `write` has taken may not have reached the device."""
+        return self._session.core.unconfirmed(self._number)
+
     async def accept(self, result: dict[str, Any]) -> None:
         self._check()
         self._accepted = True

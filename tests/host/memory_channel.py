@@ -37,6 +37,7 @@ class MemoryChannel:
         self.params = params
         self.peer = peer
         self.lost = False
+        self.unconfirmed = 0
         self.opened: dict[str, Any] | None = None
         self.output: dict[int, bytearray] = {0: bytearray(), 1: bytearray(), 2: bytearray()}
         self.ended_streams: list[int] = []

@@ -476,6 +476,27 @@ def test_a_lost_session_leaves_the_command_running(bench: Bench) -> None:
     bench.run(scenario)
 
 
+def test_what_was_under_way_when_the_session_was_lost_comes_again(bench: Bench) -> None:
+    async def scenario(host: Host) -> None:
+        channel = host.open("exec", argv=["sh", "-c", "echo first; echo second; cat"])
+        await channel.until(lambda: b"second" in channel.output[1])
+        channel.unconfirmed = len(b"second\n")
+        channel.lose()
+        running = host.context.processes.get((channel.opened or {})["process"])
+        await host.until(lambda: running.attachment is None)
+        assert host.context.processes.rows()[0]["kept_bytes"] == 7
+        back = host.open("attach", process=running.id)
+        await back.until(lambda: b"second" in back.output[1])
+        back.unconfirmed = 3
+        other = host.open("attach", PHONE, process=running.id)
+        other.end_input()
+        await other.until(lambda: other.closed)
+        assert bytes(back.output[1]) == b"second\n"
+        assert bytes(other.output[1]) == b"nd\n"
+
+    bench.run(scenario)
+
+
 def test_a_detached_command_has_no_input_and_keeps_its_exit(bench: Bench) -> None:
     async def scenario(host: Host) -> None:
         channel = host.open("exec", argv=["sh", "-c", "cat; echo out; exit 6"], detach=True)
