@@ -145,28 +145,27 @@ class SshConfig:
     def _add_include(self) -> None:
         line = self._include_line()
         text, mode = self._read_user_config()
-        lines = text.splitlines()
-        if lines and lines[0].strip() == line:
+        first, *_ = lines = text.split("\n")
+        if first.strip() == line:
             return
         kept = [other for other in lines if other.strip() != line]
         try:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
         except OSError as error:
             raise describe_os_error(error, self.folder, "make") from error
-        rest = "\n".join(kept)
-        self._write_user_config(f"{line}\n" + (f"{rest}\n" if kept else ""), mode)
+        self._write_user_config("\n".join([line, *kept]), mode)
 
     def _drop_include(self) -> None:
         line = self._include_line()
         text, mode = self._read_user_config()
-        lines = text.splitlines()
+        lines = text.split("\n")
         kept = [other for other in lines if other.strip() != line]
         if len(kept) == len(lines):
             return
-        if not kept and not os.path.islink(self.user_config):
+        if not any(kept) and not os.path.islink(self.user_config):
             _unlink(self.user_config)
             return
-        self._write_user_config("\n".join(kept) + "\n" if kept else "", mode)
+        self._write_user_config("\n".join(kept), mode)
 
 
 def resolve(config: str, alias: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ The person's live in `templates/` of the home. Undefined variables are errors (S
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -80,7 +81,14 @@ def ssh_quoted(value: str) -> str:
 
 
 def yaml_scalar(value: object) -> str:
-    """Any JSON value as YAML, which JSON is a part of; nothing in it can end the scalar."""
+    """A text, number, truth value or list of them as YAML on one line; nothing in it can end it."""
     import json
 
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(yaml_scalar, value))}]"
+    if isinstance(value, str):
+        import yaml
+
+        # JSON's surrogate pairs mean something else in YAML, so its own writer quotes it.
+        return yaml.safe_dump(value, default_style='"', width=math.inf).rstrip("\n")
     return json.dumps(value)
