@@ -8,7 +8,8 @@ pipeline acts on.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from codexctl.errors import UsageError
@@ -58,7 +59,6 @@ _PERHAPS_DONE = {
     "HTTPClientError",
     "ReadTimeoutError",
     "ResponseStreamingError",
-    "ResponseParserError",
 }
 _UNKNOWN_KEYS = {
     "AuthFailure",
@@ -193,41 +193,50 @@ class Cloud:
 
     def call(self, region: str, operation: str, *, service: str = "ec2", **params: Any) -> Body:
         """One call; what fails is a ProviderError."""
-        import botocore.exceptions
-
-        try:
+        with self._mapped(region):
             answer: Body = getattr(self._client(service, region), operation)(**params)
-        except botocore.exceptions.ClientError as error:
-            raise _answered(error, region) from None
-        except botocore.exceptions.BotoCoreError as error:
-            # Not chained: it can hold the request.
-            raise _not_answered(error, self._profile) from None
-        return answer
+            return answer
+
+    def ask(self, region: str, operation: str, member: str, **params: Any) -> Any:
+        """One call, and the member of its answer that matters; OutcomeUnknown without it."""
+        answer = self.call(region, operation, **params)
+        if answer.get(member) is None:
+            raise OutcomeUnknown(f"AWS's answer to {operation} in {region} has no {member}")
+        return answer[member]
 
     def pages(
         self, region: str, operation: str, member: str, *, service: str = "ec2", **params: Any
     ) -> list[Any]:
         """Every item of every page; IncompleteList when a later page does not come."""
-        import botocore.exceptions
-
         items: list[Any] = []
         try:
-            client = self._client(service, region)
-            for page in client.get_paginator(operation).paginate(**params):
-                items += page[member]
-        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
-            if isinstance(error, botocore.exceptions.ClientError):
-                mapped: ProviderError = _answered(error, region)
-            else:
-                mapped = _not_answered(error, self._profile)
-            if not items and not isinstance(mapped, OutcomeUnknown):
-                raise mapped from None
+            with self._mapped(region):
+                client = self._client(service, region)
+                for page in client.get_paginator(operation).paginate(**params):
+                    items += page[member]
+        except ProviderError as error:
+            if not items and not isinstance(error, OutcomeUnknown):
+                raise
             raise IncompleteList(
-                f"AWS did not list all {member} of {region}: {mapped}", request_id=mapped.request_id
+                f"AWS did not list all {member} of {region}: {error}", request_id=error.request_id
             ) from None
-        except (KeyError, TypeError, ValueError):
-            raise IncompleteList(f"AWS's list of {member} of {region} makes no sense") from None
         return items
+
+    @contextmanager
+    def _mapped(self, region: str) -> Iterator[None]:
+        """What the SDK raises, as a ProviderError. Not chained: it can hold the request."""
+        import botocore.exceptions
+        import botocore.parsers
+
+        try:
+            yield
+        except botocore.exceptions.ClientError as error:
+            raise _answered(error, region) from None
+        except botocore.exceptions.BotoCoreError as error:
+            raise _not_answered(error, self._profile) from None
+        except (botocore.parsers.ResponseParserError, LookupError, TypeError, ValueError) as error:
+            kind = type(error).__name__
+            raise OutcomeUnknown(f"AWS's answer from {region} makes no sense: {kind}") from None
 
 
 def _no_credentials(profile: str) -> CredentialsMissing:

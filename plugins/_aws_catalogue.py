@@ -67,14 +67,14 @@ class Catalogue:
 
     def regions(self, home: str) -> list[Region]:
         titles = self._cloud.region_titles()
-        answer = self._cloud.call(home, "describe_regions", AllRegions=True)
+        found = self._cloud.ask(home, "describe_regions", "Regions", AllRegions=True)
         return [
             Region(
                 region["RegionName"],
                 titles.get(region["RegionName"], ""),
                 region.get("OptInStatus") != "not-opted-in",
             )
-            for region in answer["Regions"]
+            for region in found
         ]
 
     # Sizes
@@ -99,15 +99,17 @@ class Catalogue:
         """UnknownChoice with the nearest names here, and where it does exist."""
         self.check_region(region)
         try:
-            answer = self._cloud.call(region, "describe_instance_types", InstanceTypes=[name])
-            body: Body = answer["InstanceTypes"][0]
+            (body,) = self._cloud.ask(
+                region, "describe_instance_types", "InstanceTypes", InstanceTypes=[name]
+            )
         except Answered as error:
             if not error.aws_code.startswith("InvalidInstanceType"):
                 raise
             raise self._unknown_size(region, name) from None
         if not _usable(body):
             raise UnknownChoice("size for Linux machines", name, self._offered(region))
-        return body
+        known: Body = body
+        return known
 
     def _unknown_size(self, region: str, name: str) -> UnknownChoice:
         elsewhere: list[str] = []
@@ -237,9 +239,8 @@ class Catalogue:
         architecture = _architecture(size)
         ami = name if name.startswith("ami-") else self._ami(region, name, architecture)
         try:
-            answer = self._cloud.call(region, "describe_images", ImageIds=[ami])
-            image: Body = answer["Images"][0]
-        except (Answered, IndexError):
+            (image,) = self._cloud.ask(region, "describe_images", "Images", ImageIds=[ami])
+        except (Answered, ValueError):
             raise UnknownChoice(f"image in {region},", name, _IMAGES) from None
         if image["Architecture"] != architecture:
             raise UsageError(
@@ -262,14 +263,16 @@ class Catalogue:
         elif not name.startswith("ssm:/"):
             raise UnknownChoice("image", name, _IMAGES)
         try:
-            answer = self._cloud.call(region, "get_parameter", service="ssm", Name=parameter)
+            found = self._cloud.ask(
+                region, "get_parameter", "Parameter", service="ssm", Name=parameter
+            )
         except Answered as error:
             raise ProviderError(
                 f"AWS has no parameter {parameter} in {region}, which names the image {name}",
                 hint="name an image with --image ami-…",
                 request_id=error.request_id,
             ) from None
-        return str(answer["Parameter"]["Value"])
+        return str(found["Value"])
 
 
 def _listed() -> list[tuple[str, tuple[str, str]]]:

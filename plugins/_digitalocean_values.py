@@ -83,9 +83,12 @@ def number(image: str) -> str | int:
     return int(image) if image.isdecimal() else image
 
 
-def epoch(text: str) -> int:
-    """Seconds, of a time as the API writes it."""
-    return int(datetime.fromisoformat(text).timestamp())
+def epoch(text: str) -> int | None:
+    """Seconds, of a time as the API writes it; None for what is none."""
+    try:
+        return int(datetime.fromisoformat(text).timestamp())
+    except ValueError:
+        return None
 
 
 def fingerprint(public_key: str) -> str:

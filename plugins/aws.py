@@ -170,8 +170,7 @@ class Instances(Account):
         self._cloud.close()
 
     def account_id(self) -> str:
-        answer = self._cloud.call(self._home, "get_caller_identity", service="sts")
-        return str(answer["Account"])
+        return str(self._cloud.ask(self._home, "get_caller_identity", "Account", service="sts"))
 
     def regions(self) -> list[Region]:
         return self._catalogue.regions(self._home)
@@ -235,15 +234,15 @@ class Instances(Account):
 
         if subnet:
             try:
-                answer = self._cloud.call(region, "describe_subnets", SubnetIds=[subnet])
-                return str(answer["Subnets"][0]["VpcId"])
+                found = self._cloud.ask(region, "describe_subnets", "Subnets", SubnetIds=[subnet])
+                return str(found[0]["VpcId"])
             except (Answered, IndexError):
                 raise ProviderError(
                     f"there is no subnet {subnet} in {region}",
                     hint=f"aws ec2 describe-subnets --region {region}",
                 ) from None
         default = [{"Name": "is-default", "Values": ["true"]}]
-        found = self._cloud.call(region, "describe_vpcs", Filters=default)["Vpcs"]
+        found = self._cloud.ask(region, "describe_vpcs", "Vpcs", Filters=default)
         if not found:
             raise ProviderError(
                 f"this account has no default VPC in {region}",
@@ -266,9 +265,10 @@ class Instances(Account):
         group = self._make_group(order)
         self._register_key(order)
         try:
-            answer = self._cloud.call(
+            (instance,) = self._cloud.ask(
                 order.plan.region,
                 "run_instances",
+                "Instances",
                 UserData=user_data,
                 **values.launch(order.plan, order.tags, order.name, group),
             )
@@ -283,7 +283,6 @@ class Instances(Account):
                     request_id=error.request_id,
                 ) from None
             return self._machine(order.ref, found[0])
-        instance: Body = answer["Instances"][0]
         self._just_made.add(instance["InstanceId"])
         return self._machine(order.ref, instance)
 
@@ -294,14 +293,15 @@ class Instances(Account):
         region, extra = order.plan.region, order.plan.extra
         name = resource_name(order.ref.workspace_id)
         try:
-            group = self._cloud.call(
+            group = self._cloud.ask(
                 region,
                 "create_security_group",
+                "GroupId",
                 GroupName=name,
                 Description=f"codexctl workspace {order.name}",
                 VpcId=extra["vpc"],
                 TagSpecifications=[values.tagged("security-group", order.tags, order.name)],
-            )["GroupId"]
+            )
         except Answered as error:
             if error.aws_code != "InvalidGroup.Duplicate":
                 raise
@@ -426,7 +426,7 @@ class Instances(Account):
             values.resource("security group", "GroupId", group, region)
             for group in self._all(region, "describe_security_groups", "SecurityGroups", [which])
         ]
-        pairs = self._cloud.call(region, "describe_key_pairs", Filters=[which])["KeyPairs"]
+        pairs = self._cloud.ask(region, "describe_key_pairs", "KeyPairs", Filters=[which])
         return [
             *machines,
             *volumes,

@@ -318,7 +318,8 @@ class Droplets(Account):
     def _machine(self, ref: Ref, droplet: Body) -> Machine:
         state, detail = values.STATES.get(droplet["status"], "failed"), ""
         created_at = values.epoch(droplet["created_at"])
-        if state == "making" and self._transport.now() - created_at > SLOW_START_S:
+        age_s = self._transport.now() - created_at if created_at is not None else 0.0
+        if state == "making" and age_s > SLOW_START_S:
             actions = self._api.list_all(f"droplets/{droplet['id']}/actions", "actions")
             if any(a["type"] == "create" and a["status"] == "errored" for a in actions):
                 state, detail = "failed", "DigitalOcean could not start the droplet"

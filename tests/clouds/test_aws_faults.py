@@ -19,6 +19,7 @@ from codexctl.provision.model import Account, Ref, Tags
 from codexctl.secret import Secret
 from tests.clouds.conftest import OWNER, OpenAccount, Store, new_order
 from tests.clouds.fake_aws import (
+    Answer,
     FakeAws,
     ec2_error,
 )
@@ -107,6 +108,31 @@ def test_a_later_page_that_fails_is_never_a_shorter_list(
         with pytest.raises(errors.IncompleteList):
             account.list_owned([REGION])
         aws.mend(fault)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"not xml", b"<RunInstancesResponse/>"])
+@pytest.mark.parametrize("effect", [False, True], ids=["not done", "done"])
+def test_odd_answers_leave_one_machine(
+    aws: FakeAws, account: Account, body: bytes, effect: bool
+) -> None:
+    order = new_order(plan(account))
+    aws.fail("RunInstances", Answer(200, body), effect=effect)
+    with pytest.raises(errors.OutcomeUnknown) as caught:
+        account.create(order)
+    assert caught.value.retry == "look"
+    account.create(order)
+    assert len(aws.runs) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html></html>", b"not xml"])
+def test_odd_lists_are_errors(aws: FakeAws, account: Account, body: bytes) -> None:
+    for action in ("DescribeInstances", "DescribeVolumes", "DescribeSecurityGroups"):
+        aws.fail(action, Answer(200, body))
+        with pytest.raises(errors.IncompleteList):
+            account.list_owned([REGION])
+    aws.fail("DescribeKeyPairs", Answer(200, body))
+    with pytest.raises(errors.ProviderError):
+        account.list_owned([REGION])
 
 
 def test_every_region_is_listed(aws: FakeAws, account: Account) -> None:
