@@ -28,6 +28,7 @@ START_ROUNDS = 25
 KEYS = 400
 KEY_ROUNDS = 4
 SESSIONS = 200
+ECHO = "echo it-is-0there | tr 0 -; exec cat"
 CHACHA = ("-c", "chacha20-poly1305@openssh.com")
 
 
@@ -187,21 +188,17 @@ def cold(bench: Bench) -> list[Row]:
 
 
 class Typist:
-    """A terminal session in which `cat` runs; the terminal there echoes each key."""
+    """A terminal session in which ECHO runs; the terminal there echoes each key."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.execvpe(command[0], command, {**environment, "TERM": "xterm"})
-        self._until_echo()
-
-    def _until_echo(self) -> None:
-        deadline = time.monotonic() + 20
-        os.write(self.fd, b"Q")
+        # Not an echo: until the connection stands, the terminal here echoes by itself.
         seen = b""
-        while b"Q" not in seen and time.monotonic() < deadline:
+        while b"it-is--there" not in seen:
             seen += os.read(self.fd, 4096)
-        time.sleep(0.3)  # what is still printed at a start is not an echo
+        time.sleep(0.2)
 
     def keys(self, count: int) -> list[float]:
         times = []
@@ -223,8 +220,8 @@ class Typist:
 
 def keystroke(bench: Bench) -> list[Row]:
     environment = bench.environment("device")
-    ours = Typist([bench.codexctl, "exec", "-t", "box", "--", "cat"], environment)
-    theirs = Typist([*bench.ssh, "-tt", "there", "cat"], environment)
+    ours = Typist([bench.codexctl, "exec", "-t", "box", "--", "sh", "-c", ECHO], environment)
+    theirs = Typist([*bench.ssh, "-tt", "there", ECHO], environment)
     times: tuple[list[float], list[float]] = [], []
     for _ in range(KEY_ROUNDS):
         times[0].extend(ours.keys(KEYS))

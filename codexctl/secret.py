@@ -1,4 +1,4 @@
-"""A value that must not be shown: its repr, str and format are hidden, comparing takes equal time."""
+"""A value that must not be shown: repr, str and format hide it, comparing takes equal time."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from codexctl.errors import CodexctlError, ConnectionFailed, Interrupted
 from codexctl.wire.channel import DATA_BYTES, STDERR, STDIN, STDOUT
 
 AHEAD_BYTES = 3 << 20  # beyond the first 1 MiB of credit: fills a path of 100 ms and 40 MB/s
+READ_BYTES = 4 * DATA_BYTES
 INSIST_S = 2.0
 _FORWARDED = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 
@@ -117,7 +118,7 @@ class Process(ChannelHandler):
             channel.waiting = True
             return
         try:
-            data = os.read(0, min(room, DATA_BYTES))
+            data = os.read(0, min(room, READ_BYTES))
         except OSError:
             data = b""
         if not data:

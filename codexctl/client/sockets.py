@@ -38,7 +38,8 @@ def parse_address(url: str) -> Address:
     target = target.partition("#")[0]
     host, port = authority, ""
     if authority.startswith("["):
-        host, _, port = authority[1:].partition("]")
+        host, closed, port = authority[1:].partition("]")
+        host = host if closed else ""
         port = port.removeprefix(":")
     elif ":" in authority:
         host, _, port = authority.partition(":")

@@ -16,6 +16,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from codexctl import __version__
 from codexctl.client.http import MAX_HEAD_BYTES, parse_head
@@ -29,6 +30,7 @@ _READ_BUFFER_BYTES = 2 * MAX_MESSAGE_BYTES
 _MAX_CONTROL_BYTES = 125
 # Below this, XOR of two large integers is quick enough; above, the C masker's import pays.
 _SLOW_MASK_BYTES = 1 << 20
+_BUFFERS_A_CALL = 16
 
 
 class WebSocket:
@@ -39,6 +41,7 @@ class WebSocket:
         address = parse_address(url)
         key = base64.b64encode(os.urandom(16))
         self._sock = connect(address, pin)
+        self._secure = address.secure
         self._buffer = bytearray(_READ_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -111,7 +114,9 @@ class WebSocket:
             head = struct.pack(">BBH", 0x80 | opcode, 0xFE, size)
         else:
             head = struct.pack(">BBQ", 0x80 | opcode, 0xFF, size)
-        self._out.append(memoryview(head + mask + self._mask(payload, mask)))
+        self._out.append(memoryview(head + mask))
+        if size:
+            self._out.append(memoryview(self._mask(payload, mask)))
 
     def _mask(self, payload: Buffer, mask: bytes) -> bytes:
         size = len(payload)
@@ -120,7 +125,10 @@ class WebSocket:
             repeated = (mask * (size // 4 + 1))[:size]
             number = int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")
             return number.to_bytes(size, "little")
-        from websockets.utils import apply_mask
+        try:
+            from websockets.speedups import apply_mask
+        except ImportError:  # a platform without a compiled wheel
+            from websockets.utils import apply_mask
 
         return apply_mask(payload, mask)
 
@@ -129,15 +137,21 @@ class WebSocket:
         out = self._out
         while out:
             try:
-                sent = self._sock.send(out[0])
+                sent = self._send(out)
             except OSError as error:
                 if _would_block(error):
                     return
                 raise
-            if sent < len(out[0]):
+            while sent and sent >= len(out[0]):
+                sent -= len(out.popleft())
+            if sent:
                 out[0] = out[0][sent:]
-            else:
-                out.popleft()
+
+    def _send(self, out: deque[memoryview]) -> int:
+        if self._secure:
+            return self._sock.send(out[0])
+        # One system call for what has gathered; TLS has no such call.
+        return self._sock.sendmsg(islice(out, _BUFFERS_A_CALL))
 
     # --- receiving ---
 
