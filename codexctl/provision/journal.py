@@ -194,10 +194,16 @@ class Journal:
         now: int,
         workspace_id: str | None = None,
     ) -> Workspace:
-        """Write a new workspace down, stage `planned`. UsageError where the name lives already."""
+        """Write a new workspace down, stage `planned`. UsageError where the name lives already.
+
+        With an id that ended here, its record begins anew: it turned out to exist.
+        """
         workspace_id = workspace_id or secrets.token_hex(16)
         chosen = json.dumps(dict(selection), sort_keys=True)
         with self._guarded():
+            self._db.execute(
+                "DELETE FROM workspaces WHERE id = ? AND ended_at IS NOT NULL", (workspace_id,)
+            )
             try:
                 self._db.execute(
                     "INSERT INTO workspaces (id, name, provider, selection, account_id, region,"

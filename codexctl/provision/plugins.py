@@ -20,6 +20,7 @@ from codexctl.errors import CodexctlError
 from codexctl.provision.errors import UnknownChoice
 from codexctl.provision.model import Capabilities, Provider
 
+MAX_PROBLEM_CHARS = 300
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}\Z")
 
 
@@ -102,15 +103,14 @@ def load_one(point: EntryPoint, *, taken: Iterable[str] = ()) -> tuple[Plugin, P
         provider = _provider_of(point.load(), point.name)
     except (Exception, SystemExit) as error:
         # Whatever a stranger's module raises while it is imported ends here, with its name.
-        return state(None, f"{type(error).__name__}: {_first_line(error)}"), None
+        return state(None, f"{type(error).__name__}: {_one_line(error)}"), None
     if provider.name in taken:
         return state(provider.name, f"the provider name {provider.name} is taken already"), None
     return state(provider.name), provider
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else "no message"
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:MAX_PROBLEM_CHARS] or "no message"
 
 
 def _provider_of(module: Any, name: str) -> Provider:

@@ -23,7 +23,7 @@ from codexctl.secret import Secret
 T = TypeVar("T")
 
 READ_TRIES = 4
-READ_WAIT_S = 0.5
+READ_WAIT_S = 0.25
 MAX_READ_WAIT_S = 20.0
 
 

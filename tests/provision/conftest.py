@@ -58,6 +58,18 @@ class World:
             stdin=subprocess.DEVNULL,
         )
 
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """A process that stays; the caller ends it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.provision.killable", *args],
+            env=self.env,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def ok(self, *args: str, **env: str) -> str:
         done = self.run(*args, **env)
         assert done.returncode == 0, done.stderr

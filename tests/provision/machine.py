@@ -55,17 +55,23 @@ def free_port() -> int:
 
 
 def boot(
-    folder: Path, user_data: str, *, ignore: bool = False, delay_s: float = 0
+    folder: Path,
+    user_data: str,
+    *,
+    ignore: bool = False,
+    delay_s: float = 0,
+    address: str = "127.0.0.1",
+    port: int = 0,
 ) -> tuple[int, int]:
     """Start it; (port, pid). `ignore` boots as cloud-init does with user data that it ignores."""
-    port = free_port()
+    port = port or free_port()
     for name in ("ssh", "home", "run/sshd", "run/cloud-init", "var/codexctl", "bin"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "bin" / "codex").write_text(CODEX)
     (folder / "bin" / "codex").chmod(0o755)
     apply(folder, {} if ignore else yaml.safe_load(user_data))
     (folder / "ssh" / "sshd_config").write_text(
-        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey /etc/ssh/ssh_host_ed25519_key\n"
+        f"ListenAddress {address}\nPort {port}\nHostKey /etc/ssh/ssh_host_ed25519_key\n"
         "PidFile /run/sshd.pid\nPermitRootLogin yes\nPasswordAuthentication no\nStrictModes no\n"
         "UsePAM no\nSubsystem sftp internal-sftp\nMaxStartups 100\n"
     )
