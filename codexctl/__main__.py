@@ -8,7 +8,7 @@ from codexctl.cli.main import run
 
 
 def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], ends_process=True))
 
 
 if __name__ == "__main__":

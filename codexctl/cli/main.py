@@ -96,14 +96,21 @@ def root_group() -> LazyGroup:
     return Root("codexctl", table=COMMANDS, help=SUMMARY)
 
 
-def run(argv: list[str]) -> int:
-    """Run one command line and return its exit status; every error ends here."""
+def run(argv: list[str], *, ends_process: bool = False) -> int:
+    """Run one command line and return its exit status; every error ends here.
+
+    `ends_process`: the caller exits with it, so that after an error Ctrl-C changes nothing more.
+    """
     _fill_closed_streams()
     try:
         status = _dispatch(argv)
         sys.stdout.flush()
         return status
     except BaseException as error:
+        if ends_process:
+            import signal
+
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _report(_innermost(error), as_json=_wants_json(argv))
 
 

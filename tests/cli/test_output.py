@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from codexctl.cli.output import (
     size_text,
 )
 from codexctl.secret import Secret
+
+SHOWN_WITHIN_S = 30.0
 
 
 class Row(NamedTuple):
@@ -131,8 +134,14 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     os.close(reader)
 
 
-def _shown(reader: int) -> str:
-    return os.read(reader, 65536).decode()
+def _shown(reader: int, until: str) -> str:
+    """What the terminal shows, up to `until` at its end; the kernel may hand it over in parts."""
+    seen = ""
+    while not seen.endswith(until):
+        ready, _, _ = select.select([reader], [], [], SHOWN_WITHIN_S)
+        assert ready, f"{until!r} did not come; seen: {seen!r}"
+        seen += os.read(reader, 65536).decode()
+    return seen
 
 
 def test_colour_is_for_terminals_without_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,16 +160,16 @@ def test_progress_appears_late_and_goes_away(monkeypatch: pytest.MonkeyPatch) ->
     with terminal(monkeypatch) as reader:
         with progress("copying a.bin", total=4 << 20) as step:
             step(1 << 20)
-        shown = _shown(reader)
-    assert "\r\x1b[Kcopying a.bin  1.0 MiB of 4.0 MiB, 25%" in shown
-    assert shown.endswith("\r\x1b[K")
+            _shown(reader, "\r\x1b[Kcopying a.bin  1.0 MiB of 4.0 MiB, 25%")
+        _shown(reader, "\r\x1b[K")
 
 
 def test_progress_of_what_says_nothing_is_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "PROGRESS_DELAY_S", 0.0)
     label = "waiting for the host " * 5
     with terminal(monkeypatch) as reader, progress(label):
-        assert _shown(reader) == "\r\x1b[K" + label[:39]
+        expected = "\r\x1b[K" + label[:39]
+        assert _shown(reader, expected) == expected
 
 
 def test_progress_that_ends_in_time_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +177,7 @@ def test_progress_that_ends_in_time_says_nothing(monkeypatch: pytest.MonkeyPatch
         with progress("quick", total=2) as step:
             step(1)
         notice("the only line")
-        assert _shown(reader) == "codexctl: the only line\r\n"
+        assert _shown(reader, "\n") == "codexctl: the only line\r\n"
 
 
 def test_progress_without_a_terminal_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
