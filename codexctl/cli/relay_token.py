@@ -24,15 +24,30 @@ def token() -> None:
     show_default=True,
     help="Whose hosts it registers; owners do not see each other.",
 )
+@click.option(
+    "--environment",
+    metavar="ID",
+    default="",
+    help="Make a device's token, which can connect to this one host and nothing else.",
+)
 @json_option
-def create(name: str, expires: str, owner: str, as_json: bool) -> None:
-    """Create a token with which hosts register. It is shown once."""
+def create(name: str, expires: str, owner: str, environment: str, as_json: bool) -> None:
+    """Create a token with which hosts register. It is shown once.
+
+    Devices get theirs when they are paired; --environment makes one by hand, as for an official
+    codex agent.
+    """
     from codexctl.durations import format_duration, parse_duration
     from codexctl.errors import UsageError
     from codexctl.paths import Home
+    from codexctl.relay.calls import is_environment_id
     from codexctl.relay.limits import Limits
     from codexctl.relay.store import Store
 
+    if environment and not is_environment_id(environment):
+        raise UsageError(
+            f"{environment!r} cannot be an environment id", hint="it is 1 to 256 of A-Z a-z 0-9 - _"
+        )
     seconds = parse_duration(expires)
     longest = Limits().token_max_s
     if seconds > longest:
@@ -41,7 +56,9 @@ def create(name: str, expires: str, owner: str, as_json: bool) -> None:
         )
     store = Store.open(Home.from_env())
     try:
-        secret, made = store.create_token(name=name, expires_in_s=seconds, owner=owner)
+        secret, made = store.create_token(
+            name=name, expires_in_s=seconds, owner=owner, environment_id=environment
+        )
     finally:
         store.close()
     emit(

@@ -77,8 +77,12 @@ def bad_request(message: str) -> Failure:
     return Failure(400, "bad-request", message)
 
 
+def is_environment_id(text: str) -> bool:
+    return _ENVIRONMENT.fullmatch(text) is not None
+
+
 def checked_environment(text: str) -> str:
-    if not _ENVIRONMENT.fullmatch(text):
+    if not is_environment_id(text):
         raise bad_request("an environment id is 1 to 256 of A-Z a-z 0-9 - _")
     return text
 

@@ -135,9 +135,9 @@ class Registry:
             case ("POST", ["cloud", "environment", environment, "validate"]):
                 return self._validate(caller, environment, request, now)
             case ("GET", ["v1", "environments"]):
-                return self._environments(caller)
+                return self._environments(caller, now)
             case ("GET", ["v1", "environments", environment]):
-                return Answer(200, self._environment(_reachable(caller, environment)))
+                return self._find_environment(_reachable(caller, environment))
             case ("GET", ["v1", "tokens"]):
                 return self._tokens(_owner(caller), now)
             case ("POST", ["v1", "tokens"]):
@@ -245,31 +245,31 @@ class Registry:
         )
         return Answer(200, {"valid": valid})
 
-    def _environments(self, caller: Principal) -> Answer:
-        if caller.kind == OWNER:
-            names = [name for name, _ in self._store.environments(caller.owner)]
-        else:
-            names = [caller.environment_id]
-        listed = []
-        for name in names:
-            try:
-                listed.append(self._environment(RoomKey(caller.owner, name)))
-            except Failure:
-                continue  # a token for an environment that has not registered yet
+    def _environments(self, caller: Principal, now: float) -> Answer:
+        self._admit(caller, now)
+        listed = [
+            self._environment(RoomKey(caller.owner, name), registered_at)
+            for name, registered_at in self._store.environments(caller.owner)
+            if caller.kind == OWNER or name == caller.environment_id
+        ]
         return Answer(200, {"environments": listed})
 
-    def _environment(self, key: RoomKey) -> dict[str, Any]:
+    def _find_environment(self, key: RoomKey) -> Answer:
         registration = self._store.registration(key)
         if registration is None:
             raise not_found()
+        return Answer(200, self._environment(key, registration.registered_at))
+
+    def _environment(self, key: RoomKey, registered_at: int) -> dict[str, Any]:
         return {
             "environment_id": key.environment_id,
             "online": self._rooms.online(key),
-            "registered_at": registration.registered_at,
+            "registered_at": registered_at,
             "streams": self._rooms.stream_count(key),
         }
 
     def _tokens(self, caller: Principal, now: float) -> Answer:
+        self._admit(caller, now)
         listed = [token_record(t, now) for t in self._store.tokens(caller.owner)]
         return Answer(200, {"tokens": listed})
 

@@ -57,6 +57,7 @@ from codexctl.wire import relay as wire
 
 TICK_S = 1.0  # also the bound within which a revocation by another process takes effect
 CLEAN_S = 3600.0
+CERTIFICATE_TICKS = 60
 BACKLOG = 1024
 # aiofastnet's own default costs half a MiB a TLS connection.
 TLS_BUFFER_BYTES = 2 * (16 * 1024 + 64)
@@ -105,6 +106,7 @@ class RelayServer:
         self._scheme = "https" if config.tls_cert or config.tls_self_signed else "http"
         check_exposure(self._listen, tls=self._scheme == "https", public_url=config.public_url)
         self.pin = ""
+        self._certificate: tls.Certificate | None = None
         self._links: dict[int, Link] = {}
         self._opening: dict[int, Ticket] = {}
         self._ids = itertools.count(1)
@@ -324,7 +326,8 @@ class RelayServer:
             names = [reachable_name(self._listen.host), *([public] if public else [])]
             cert, key, self.pin = tls.self_signed(config.home, names)
         if cert:
-            context = tls.context(cert, key)
+            self._certificate = tls.Certificate(cert, key)
+            context = self._certificate.context
         sockets = bind(self._listen)
         self.port = int(sockets[0].getsockname()[1])
         for listening in sockets:
@@ -405,6 +408,8 @@ class RelayServer:
             self._save_claims()
             if self._ticks % int(CLEAN_S / TICK_S) == 1:
                 self.store.clean(now)
+            if self._certificate is not None and self._ticks % CERTIFICATE_TICKS == 0:
+                self._certificate.refresh()
         except CodexctlError as error:
             # A full or failing disk stops no frame; registrations and tokens say so themselves.
             self._report(error)

@@ -6,6 +6,7 @@ import base64
 import datetime
 import hashlib
 import ipaddress
+import os
 import ssl
 from typing import TYPE_CHECKING
 
@@ -19,21 +20,46 @@ if TYPE_CHECKING:
 LIFETIME_DAYS = 3650  # the pin is what is trusted; the dates are there because X.509 wants some
 
 
-def context(cert: str, key: str) -> ssl.SSLContext:
-    """A server's context, TLS 1.2 and newer. UsageError where the files are not a pair."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    made.set_alpn_protocols(["http/1.1"])
-    try:
-        made.load_cert_chain(cert, key)
-    except ssl.SSLError as error:
-        raise UsageError(
-            f"{cert} and {key} are not a certificate and its private key ({error.reason})",
-            hint="give PEM files: --tls-cert CHAIN --tls-key KEY",
-        ) from error
-    except OSError as error:
-        raise StateError(f"cannot read {cert} or {key}: {error.strerror}") from error
-    return made
+class Certificate:
+    """A server's certificate from files, read again when they change: renewals need no restart."""
+
+    def __init__(self, cert: str, key: str) -> None:
+        """UsageError where the files are not a pair, StateError where they cannot be read."""
+        self._cert, self._key = cert, key
+        # TLS 1.2 and newer; connections that are there already keep what they have.
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.set_alpn_protocols(["http/1.1"])
+        self._read_at = self._changed_at()
+        self._load()
+
+    def refresh(self) -> bool:
+        """Load the files if they changed; whether they did. Errors as of the constructor."""
+        changed = self._changed_at()
+        if changed == self._read_at:
+            return False
+        self._read_at = changed
+        self._load()
+        return True
+
+    def _changed_at(self) -> tuple[int, int]:
+        try:
+            return os.stat(self._cert).st_mtime_ns, os.stat(self._key).st_mtime_ns
+        except OSError as error:
+            raise StateError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    def _load(self) -> None:
+        try:
+            self.context.load_cert_chain(self._cert, self._key)
+        except ssl.SSLError as error:
+            raise UsageError(
+                f"{self._cert} and {self._key} are not a certificate and its private key",
+                hint="give PEM files: --tls-cert CHAIN --tls-key KEY",
+            ) from error
+        except OSError as error:
+            raise StateError(
+                f"cannot read {self._cert} or {self._key}: {error.strerror}"
+            ) from error
 
 
 def self_signed(home: Home, names: list[str]) -> tuple[str, str, str]:

@@ -120,6 +120,12 @@ def test_the_token_alone_goes_to_stdout(environment: dict[str, str]) -> None:
     assert made.stdout.strip() not in table
     assert "active" in table
     assert "in 29d 23h" in table
+    assert run(environment, "token", "create", "--name", "ci", "--environment", "box").stdout
+    listed = json.loads(run(environment, "token", "list", "--json").stdout)
+    assert [(one["kind"], one["environment_id"]) for one in listed] == [
+        ("owner", ""),
+        ("device", "box"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +134,7 @@ def test_the_token_alone_goes_to_stdout(environment: dict[str, str]) -> None:
         (("token", "create", "--name", "x", "--expires", "soon"), 2, "8h"),
         (("token", "create", "--name", "x", "--expires", "900d"), 2, "at most"),
         (("token", "create"), 2, "--name"),
+        (("token", "create", "--name", "x", "--environment", "a b"), 2, "A-Z"),
         (("token", "revoke", "nobody"), 1, "token list"),
         (("serve", "--listen", "0.0.0.0:0"), 2, "--tls-self-signed"),
         (("serve", "--listen", "here"), 2, "127.0.0.1:8700"),

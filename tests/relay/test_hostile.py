@@ -295,6 +295,33 @@ def test_a_breach_closes_its_own_websocket(tmp_path: Path, name: str) -> None:
     run(test)
 
 
+def test_random_bytes_behind_an_upgrade_end_that_websocket_alone(tmp_path: Path) -> None:
+    async def test() -> None:
+        chance = random.Random(11)
+        async with serving(tmp_path) as ends:
+            host, good, stream = await ends.host(), await ends.device(), new_stream()
+            await good.send(frame(stream))
+            assert await host.recv() == frame(stream)
+            phone, _ = await ends.device_token()
+            loop = asyncio.get_running_loop()
+            for seq in range(60):
+                bad = await open_raw_socket(ends, (await ends.connect("box", phone)).json["url"])
+                junk = bytearray(client_frame(2, data(stream, chance.randbytes(90))))
+                for _ in range(chance.randrange(1, 8)):
+                    junk[chance.randrange(min(60, len(junk)))] = chance.randrange(256)
+                with contextlib.suppress(ConnectionError):
+                    await loop.sock_sendall(bad, bytes(junk) + chance.randbytes(20))
+                bad.shutdown(socket.SHUT_WR)
+                await good.send(data(stream, b"mine", seq))
+                while (message := await host.recv()) != data(stream, b"mine", seq):
+                    # What came through was whole, and of a stream that nobody else had.
+                    assert isinstance(message, bytes)
+                    assert wire.decode(message).stream_id != stream
+            await ends.until(lambda: ends.figure("devices") == 1)
+
+    run(test)
+
+
 def test_fragments_and_control_frames_between_them_make_one_message(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path) as ends:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import os
+import shutil
 import ssl
 import stat
 import subprocess
@@ -20,7 +21,7 @@ from codexctl.relay import tls
 from codexctl.relay.address import Listen, in_url, is_loopback, parse_listen, reachable_name
 from codexctl.relay.ping import ping
 from codexctl.relay.server import RelayConfig, RelayServer
-from tests.relay.ends import data, frame, new_stream, run, serving
+from tests.relay.ends import Ends, data, frame, new_stream, run, serving
 
 
 def test_frames_pass_through_tls_on_the_same_port(tmp_path: Path) -> None:
@@ -150,6 +151,42 @@ def test_a_certificate_from_files(tmp_path: Path) -> None:
             writer.write(b"GET /v1/health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert (await reader.read()).startswith(b"HTTP/1.1 200")
             writer.close()
+
+    run(test)
+
+
+def test_a_renewed_certificate_needs_no_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codexctl.relay.server.TICK_S", 0.02)
+    monkeypatch.setattr("codexctl.relay.server.CERTIFICATE_TICKS", 1)
+    old = tls.self_signed(Home(str(tmp_path / "old")), ["127.0.0.1"])
+    new = tls.self_signed(Home(str(tmp_path / "new")), ["127.0.0.1"])
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def install(pair: tuple[str, str, str]) -> None:
+        for source, target in zip(pair, (cert, key), strict=False):
+            shutil.copyfile(source, target)
+
+    async def shown(ends: Ends) -> str:
+        _, writer = await ends.raw()
+        certificate = writer.get_extra_info("ssl_object").getpeercert(True)
+        return tls.spki_pin_of_der(certificate)
+
+    async def test() -> None:
+        install(old)
+        async with serving(tmp_path, tls_cert=str(cert), tls_key=str(key)) as ends:
+            host = await ends.host()
+            assert await shown(ends) == old[2]
+            install(new)
+            while await shown(ends) != new[2]:
+                await asyncio.sleep(0.01)
+            cert.write_text("a half-written file")
+            ticks = ends.relay._ticks
+            await ends.until(lambda: ends.relay._ticks > ticks + 2)
+            assert await shown(ends) == new[2]
+            assert ends.online()
+            await host.close()
 
     run(test)
 
