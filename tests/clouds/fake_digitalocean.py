@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -36,6 +36,8 @@ class Fault:
     skip: int = 0
     hold: threading.Event | None = None
     """Waited for before anything else: a slow region."""
+    meanwhile: Callable[[], None] = field(default=lambda: None)
+    """Called when the answer would be sent: the caller's death, perhaps."""
 
 
 class FakeDigitalOcean(Cloud):
@@ -96,10 +98,12 @@ class FakeDigitalOcean(Cloud):
         if fault is not None and fault.hold is not None:
             fault.hold.wait(HOLD_AT_MOST_S)
         if fault is not None and not fault.effect and fault.hold is None:
+            fault.meanwhile()
             return fault.answer, False
         with self._lock:
             answer = self.perform(call)
         if fault is not None and fault.hold is None:
+            fault.meanwhile()
             return fault.answer, False
         return answer, True
 
