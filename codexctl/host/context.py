@@ -17,8 +17,8 @@ from codexctl.host.audit import AuditLog
 from codexctl.host.environment import LoginEnvironment, discover
 from codexctl.host.policy import SYSTEM_POLICY, Policy, load_policy
 from codexctl.host.processes import ProcessTable
-from codexctl.host.sandbox import Surroundings
-from codexctl.host.sandbox_probe import Sandbox
+from codexctl.host.sandbox import SandboxRequest, Surroundings, plan_sandbox
+from codexctl.host.sandbox_probe import RealFiles, Sandbox
 from codexctl.paths import Home
 from codexctl.session.channel import Peer
 
@@ -71,6 +71,10 @@ class HostContext:
                 hint="name one that exists with --workspace",
             )
         policy.check_folder(real, real)
+        if policy.sandbox_required:
+            # Said now, not to the first device that runs something.
+            around = Surroundings(person, home.path, {}, tuple(path for path, _ in policy.hidden))
+            plan_sandbox(around, SandboxRequest(real, real), RealFiles())
         return cls(home, real, name, policy, AuditLog(home, sync_each=policy.sync_each), person)
 
     async def login(self) -> LoginEnvironment:

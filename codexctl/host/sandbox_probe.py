@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -27,6 +28,8 @@ from codexctl.host.sandbox import (
 from codexctl.host.sandbox_paths import MAX_SCANNED_ENTRIES, SYSTEM_SCANNED
 
 PROBE_S = 10.0
+# As root: how old the knowledge of the system's private files may be.
+LOOK_AGAIN_S = 2.0
 # Of a hidden folder's entries: links beyond these are not looked at.
 MAX_LINKS_ENTRIES = 256
 
@@ -171,36 +174,68 @@ def gather_facts() -> Facts:
     )
 
 
-def scan_for_root(trees: Sequence[str] = SYSTEM_SCANNED) -> tuple[list[str], list[str]]:
-    """What others cannot read below these trees, and the trees that are too large to tell.
+class PrivateFiles:
+    """What others cannot read of the system: root's commands must not read it either.
 
-    Takes some tens of milliseconds for a usual /etc.
+    A folder is looked through again only when it has changed, so that `look` costs one stat a
+    folder from the second time on.
     """
-    masked: list[str] = []
-    left_out: list[str] = []
-    for tree in trees:
-        found: list[str] = []
-        count = 0
-        waiting = [tree]
-        while waiting and count <= MAX_SCANNED_ENTRIES:
-            try:
-                with os.scandir(waiting.pop()) as entries:
-                    for entry in entries:
-                        count += 1
-                        mode = entry.stat(follow_symlinks=False).st_mode
-                        if stat.S_ISDIR(mode):
-                            if mode & 0o005 != 0o005:
-                                found.append(entry.path)
-                            else:
-                                waiting.append(entry.path)
-                        elif stat.S_ISREG(mode) and not mode & 0o004:
-                            found.append(entry.path)
-            except OSError:
-                continue  # gone meanwhile
-        if count > MAX_SCANNED_ENTRIES:
-            left_out.append(os.path.realpath(tree))
-        masked += found
-    return masked, left_out
+
+    def __init__(self, trees: Sequence[str] = SYSTEM_SCANNED) -> None:
+        self._trees = trees
+        self._seen: dict[str, _Folder] = {}
+
+    def look(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Private files and folders now, and trees that are too large to tell."""
+        masked: list[str] = []
+        left_out: list[str] = []
+        seen: dict[str, _Folder] = {}
+        for tree in self._trees:
+            found: list[str] = []
+            count = 0
+            waiting = [tree]
+            while waiting and count <= MAX_SCANNED_ENTRIES:
+                path = waiting.pop()
+                folder = self._folder(path)
+                if folder is not None:
+                    seen[path] = folder
+                    count += folder.entries
+                    found += folder.private
+                    waiting += folder.folders
+            if waiting:
+                left_out.append(os.path.realpath(tree))
+            else:
+                masked += found
+        self._seen = seen
+        return tuple(masked), tuple(left_out)
+
+    def _folder(self, path: str) -> _Folder | None:
+        try:
+            changed = os.stat(path, follow_symlinks=False).st_mtime_ns
+            known = self._seen.get(path)
+            if known is not None and known.changed == changed:
+                return known
+            entries = 0
+            private: list[str] = []
+            folders: list[str] = []
+            with os.scandir(path) as found:
+                for entry in found:
+                    entries += 1
+                    mode = entry.stat(follow_symlinks=False).st_mode
+                    if stat.S_ISDIR(mode):
+                        (folders if mode & 0o005 == 0o005 else private).append(entry.path)
+                    elif stat.S_ISREG(mode) and not mode & 0o004:
+                        private.append(entry.path)
+        except OSError:
+            return None  # gone meanwhile, or no folder
+        return _Folder(changed, entries, private, folders)
+
+
+class _Folder(NamedTuple):
+    changed: int
+    entries: int
+    private: list[str]
+    folders: list[str]
 
 
 class Sandbox:
@@ -210,6 +245,8 @@ class Sandbox:
         self._around = around
         self._workspace = workspace
         self._works = False
+        self._private = PrivateFiles()
+        self._looked_at = 0.0
         self._bwrap = ""
         self._setsid = ""
 
@@ -217,6 +254,13 @@ class Sandbox:
         """Return where the sandbox starts here; else Refused with the way to mend it."""
         if not self._works:
             await asyncio.to_thread(self.probe)
+        elif self._around.as_root and time.monotonic() - self._looked_at > LOOK_AGAIN_S:
+            await asyncio.to_thread(self._look)
+
+    def _look(self) -> None:
+        masked, left_out = self._private.look()
+        self._around = replace(self._around, masked=masked, left_out=left_out, as_root=True)
+        self._looked_at = time.monotonic()
 
     def probe(self) -> None:
         """As `ready`, blocking: runs bwrap once around `true`, at most PROBE_S."""
@@ -227,10 +271,7 @@ class Sandbox:
         if not self._bwrap or facts.platform != "linux":
             raise explain(facts, "")
         if facts.as_root:
-            masked, left_out = scan_for_root()
-            self._around = replace(
-                self._around, masked=tuple(masked), left_out=tuple(left_out), as_root=True
-            )
+            self._look()
         request = SandboxRequest(self._workspace, self._workspace)
         plan = plan_sandbox(self._around, request, RealFiles())
         # Nothing is made on the host for a trial.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import signal
 import struct
 import sys
@@ -19,6 +20,9 @@ from typing import Any, NamedTuple
 from codexctl.errors import Refused
 from codexctl.host.sandbox import INFO_FD
 from codexctl.wire.channel import STDERR, STDOUT
+
+# Commands get the limit that this process was started with; a daemon raises its own.
+FILE_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 class Terminal(NamedTuple):
@@ -130,9 +134,11 @@ def _spawn(launch: Launch, opened: list[int]) -> Spawned:
 
 
 def _pidfd_of(pid: int) -> int:
+    """A descriptor that is readable when it has ended; its file limit is set on the way."""
     if sys.platform != "linux":
         return -1
     try:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, FILE_LIMIT)
         return os.pidfd_open(pid)
     except OSError:
         os.kill(pid, signal.SIGKILL)

@@ -307,3 +307,12 @@ def test_the_default_environment_has_no_room_for_secrets() -> None:
     for name in DEFAULT_ENVIRONMENT:
         assert not any(word in name for word in ("KEY", "TOKEN", "SECRET", "PASS", "SOCK", "PROXY"))
         assert name != "*"
+
+
+def test_the_documented_example_shows_every_setting() -> None:
+    import re
+
+    page = (Path(__file__).parents[2] / "docs" / "host.md").read_text()
+    example = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    assert set(parse_policy(example[1], "docs/host.md")) == set(SETTINGS)

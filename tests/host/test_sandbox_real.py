@@ -16,7 +16,7 @@ import pytest
 from codexctl.errors import Refused
 from codexctl.host import sandbox_probe
 from codexctl.host.sandbox import SandboxRequest, Surroundings
-from codexctl.host.sandbox_probe import Facts, Sandbox, explain, gather_facts, scan_for_root
+from codexctl.host.sandbox_probe import Facts, PrivateFiles, Sandbox, explain, gather_facts
 from tests.host.conftest import without_info
 
 pytestmark = pytest.mark.usefixtures("sandboxed")
@@ -270,10 +270,20 @@ def test_private_files_of_the_system_are_found(tmp_path: Path) -> None:
     (tmp_path / "open-dir" / "closed").write_text("x")
     (tmp_path / "open-dir" / "closed").chmod(0o640)
     (tmp_path / "link").symlink_to("closed")
-    masked, left_out = scan_for_root([str(tmp_path)])
-    found = sorted(os.path.relpath(path, tmp_path) for path in masked)
-    assert found == ["closed", "closed-dir", "open-dir/closed"]
-    assert left_out == []
+    look = PrivateFiles([str(tmp_path)]).look
+
+    def found() -> list[str]:
+        return sorted(os.path.relpath(path, tmp_path) for path in look()[0])
+
+    assert found() == ["closed", "closed-dir", "open-dir/closed"]
+    assert look()[1] == ()
+    # What comes later is found, what has gone is forgotten.
+    (tmp_path / "open-dir" / "later").write_text("x")
+    (tmp_path / "open-dir" / "later").chmod(0o600)
+    (tmp_path / "closed").unlink()
+    os.utime(tmp_path / "open-dir", (1, 1))  # two changes may be within one tick of its clock
+    os.utime(tmp_path, (1, 1))
+    assert found() == ["closed-dir", "open-dir/closed", "open-dir/later"]
 
 
 def test_a_tree_too_large_to_look_through_is_left_out(
@@ -282,7 +292,7 @@ def test_a_tree_too_large_to_look_through_is_left_out(
     monkeypatch.setattr(sandbox_probe, "MAX_SCANNED_ENTRIES", 3)
     for number in range(5):
         (tmp_path / str(number)).mkdir()
-    assert scan_for_root([str(tmp_path)])[1] == [str(tmp_path)]
+    assert PrivateFiles([str(tmp_path), "/missing"]).look() == ((), (str(tmp_path),))
 
 
 # --- where it does not start ---
