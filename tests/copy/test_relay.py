@@ -19,7 +19,7 @@ from tests.copy.test_transfer import tree
 from tests.support.programs import Machine
 from tests.support.programs import pair as pair_with
 
-BIG = 160 << 20
+BIG = 80 << 20
 DEADLINE_S = 60
 
 

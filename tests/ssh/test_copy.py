@@ -110,7 +110,7 @@ copy(find_alias("web"), [source], target)
 
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_a_copy_that_was_killed_goes_on(world: World, tmp_path: Path, way: str) -> None:
-    size = 120 << 20
+    size = 60 << 20
     block = os.urandom(1 << 20)
     with (tmp_path / "big").open("wb") as file:
         for number in range(size >> 20):

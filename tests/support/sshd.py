@@ -93,7 +93,10 @@ class Sshd:
     def cut(self) -> None:
         """Kill every connection, as a machine that loses its power."""
         for pid in self.connections():
-            os.kill(pid, signal.SIGKILL)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it ended by itself meanwhile
 
     @classmethod
     @contextmanager
