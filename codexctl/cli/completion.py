@@ -20,6 +20,8 @@ from codexctl.errors import CodexctlError, UsageError
 SHELLS = ("bash", "zsh", "fish")
 BASH_COMPLETION = "/usr/share/bash-completion/bash_completion"
 RC_MARK = "# codexctl completion"
+_BASH_ADD = "COMPREPLY+=($value)"
+_BASH_NO_SPACE = "            [[ $value == *: ]] && compopt -o nospace 2>/dev/null"
 
 
 def answer(group: click.Group, instruction: str) -> int:
@@ -36,7 +38,9 @@ def script(shell: str) -> str:
     """The text that a shell loads."""
     kind = get_completion_class(shell)
     assert kind is not None
-    return kind(root_group(), {}, "codexctl", ENV_COMPLETE).source()
+    text = kind(root_group(), {}, "codexctl", ENV_COMPLETE).source()
+    # bash would put a space behind `HOST:`, where the path of cp goes.
+    return text.replace(_BASH_ADD, f"{_BASH_ADD}\n{_BASH_NO_SPACE}") if shell == "bash" else text
 
 
 @click.group(cls=LazyGroup)

@@ -137,7 +137,12 @@ def test_an_interactive_zsh_completes(home: Path, typed: str, shown: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("typed", "shown"), [("codexctl devi\t", "devices"), ("codexctl doctor bea\t", "beacon")]
+    ("typed", "shown"),
+    [
+        ("codexctl devi\t", "devices"),
+        ("codexctl doctor bea\t", "beacon"),
+        ("codexctl cp bea\tpath", "beacon:path"),
+    ],
 )
 def test_an_interactive_bash_completes(home: Path, typed: str, shown: str) -> None:
     _need("bash")
