@@ -34,14 +34,20 @@ class Tap:
         trace: TracebackType | None,
     ) -> None:
         self._closed = True
-        for sock in [self._listener, *self._sockets]:
+        self._sockets.append(self._listener)
+        self.cut()
+        for thread in self._threads:
+            thread.join(10)
+
+    def cut(self) -> None:
+        """Break every connection that passes now; new ones are carried again."""
+        sockets, self._sockets = self._sockets, []
+        for sock in sockets:
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
             sock.close()
-        for thread in self._threads:
-            thread.join(10)
 
     def _spawn(self, target: object, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
