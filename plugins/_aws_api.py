@@ -137,6 +137,7 @@ class Cloud:
         self._clients: dict[tuple[str, str], Any] = {}
         core = botocore.session.Session(profile=profile or None)
         core.register_component("data_loader", _loader())
+        self._core = core
         try:
             self._session = boto3.Session(botocore_session=core)
             found = self._session.get_credentials()
@@ -162,7 +163,7 @@ class Cloud:
 
     def region_titles(self) -> dict[str, str]:
         """Every region that this version of the SDK knows, with its title."""
-        partitions = self._session._session.get_data("endpoints")["partitions"]
+        partitions = self._core.get_data("endpoints")["partitions"]
         return {
             name: region["description"]
             for partition in partitions

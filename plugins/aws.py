@@ -363,12 +363,17 @@ class Instances(Account):
         return None
 
     def _machine(self, ref: Ref, instance: Body) -> Machine:
+        state = values.STATES.get(instance["State"]["Name"], "failed")
+        public = instance.get("PublicIpAddress") or instance.get("PublicDnsName") or None
+        detail = values.taken_away(instance)
+        if state == "running" and public is None:
+            detail = "it has no public address: its subnet gives none"
         return Machine(
             Ref(ref.workspace_id, ref.region, instance["InstanceId"]),
-            values.STATES.get(instance["State"]["Name"], "failed"),
-            instance.get("PublicIpAddress") or instance.get("PublicDnsName") or None,
+            state,
+            public,
             created_at=int(instance["LaunchTime"].timestamp()),
-            detail=values.taken_away(instance),
+            detail=detail,
         )
 
     def stop(self, ref: Ref) -> None:
