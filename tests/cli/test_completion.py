@@ -19,6 +19,7 @@ from codexctl.cli.main import run
 from codexctl.client.store import HostRecord, HostStore
 from codexctl.paths import Home
 from codexctl.secret import Secret
+from tests.support.needs import missing
 
 BIN = os.path.dirname(sys.executable)
 ANSWER_WITHIN_S = 30.0
@@ -45,7 +46,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _need(shell: str) -> None:
     if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
+        missing(f"{shell} is not installed")
 
 
 def _type(shell: list[str], keys: str, until: str) -> str:

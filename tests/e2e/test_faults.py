@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import missing
 from tests.support.programs import COMMAND_TIMEOUT_S, Machine
 
 URL = (
@@ -44,13 +43,15 @@ def _in_small_world(
     machine: Machine, prepare: str, *argv: str
 ) -> subprocess.CompletedProcess[bytes]:
     """Run codexctl where CODEXCTL_HOME is a file system of its own, made by `prepare`."""
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("mounting needs root and unshare")
+    try:
+        subprocess.run(["unshare", "-rm", "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        missing("mounting needs unshare and user namespaces")
     machine.home.mkdir()
     mount = 'mount -t tmpfs -o size=256k,mode=700 none "$CODEXCTL_HOME"'
     script = f'set -e; {mount}; {prepare}; exec "{sys.executable}" -m codexctl "$@"'
     return subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", *argv],
+        ["unshare", "-rm", "sh", "-c", script, "sh", *argv],
         env=machine.environment,
         cwd=machine.cwd,
         stdin=subprocess.DEVNULL,
