@@ -90,10 +90,6 @@ class Channel:
     def consumed(self, size: int) -> None:
         self._session.consumed(self._number, size)
 
-    def grant(self, size: int) -> None:
-        """Let the host send `size` more bytes ahead than the protocol's 1 MiB."""
-        self._session.grant(self._number, size)
-
     def close(self) -> None:
         self._session.close(self._number)
 

@@ -21,7 +21,6 @@ from codexctl.transfer.summary import Summary
 from codexctl.transfer.target import Target
 from codexctl.wire.channel import STDIN
 
-AHEAD_BYTES = 3 << 20  # beyond the first 1 MiB of credit, as for commands
 MAX_ROOTS = 64  # that are told
 TURN_BYTES = 4 << 20  # sent before incoming bytes are looked at again
 
@@ -98,7 +97,6 @@ class _Copy(ChannelHandler):
         self.error: CodexctlError | None = None
         self.over = False
         self.channel: Channel = connection.channel("file", params, self)
-        self.channel.grant(AHEAD_BYTES)
 
     def opened(self, result: dict[str, Any]) -> None:
         del result

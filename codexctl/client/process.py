@@ -19,7 +19,6 @@ from codexctl.client.stdio import Escapes, Output
 from codexctl.errors import CodexctlError, ConnectionFailed, Interrupted
 from codexctl.wire.channel import DATA_BYTES, STDERR, STDIN, STDOUT
 
-AHEAD_BYTES = 3 << 20  # beyond the first 1 MiB of credit: fills a path of 100 ms and 40 MB/s
 READ_BYTES = 4 * DATA_BYTES
 INSIST_S = 2.0
 _FORWARDED = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
@@ -46,7 +45,6 @@ class Process(ChannelHandler):
     ) -> None:
         """Open the channel; stdin is read from now on, also before the host has answered."""
         channel = self._channel = self._connection.channel(kind, params, self)
-        channel.grant(AHEAD_BYTES)
         for stream, fd in ((STDOUT, 1), (STDERR, 2)):
             self._out[stream] = Output(self._connection, fd, channel.consumed)
         if terminal:

@@ -23,6 +23,9 @@ INITIAL_CREDIT = 1 << 20  # bytes of data each side may send on a new channel
 MAX_CREDIT = 16 << 20
 MAX_CHANNELS = 256
 CREDIT_STEP = 256 << 10  # consumed bytes are given back in steps, not one by one
+# A channel whose receiver has dealt with as much as its first credit is a bulk one: it gets more,
+# enough for 40 MB/s over 100 ms. One that stalls never costs more than the first credit.
+BULK_CREDIT = 3 << 20
 
 
 class Opened(NamedTuple):
@@ -90,12 +93,13 @@ Event = (
 
 
 class _Channel:
-    __slots__ = ("allowed", "consumed", "credit", "local_closed", "remote_closed")
+    __slots__ = ("allowed", "consumed", "credit", "local_closed", "remote_closed", "until_bulk")
 
     def __init__(self) -> None:
         self.credit = INITIAL_CREDIT  # bytes that may be sent
         self.allowed = INITIAL_CREDIT  # bytes that the peer may still send
         self.consumed = 0  # since credit was last given
+        self.until_bulk = INITIAL_CREDIT  # to be consumed before it counts as bulk
         self.local_closed = False
         self.remote_closed = False
 
@@ -228,7 +232,11 @@ class Session:
             return
         state.consumed += size
         if state.consumed >= CREDIT_STEP:
-            self.grant(number, state.consumed)
+            more = 0
+            if state.until_bulk > 0:
+                state.until_bulk -= state.consumed
+                more = BULK_CREDIT if state.until_bulk <= 0 else 0
+            self.grant(number, state.consumed + more)
             state.consumed = 0
 
     def grant(self, number: int, size: int) -> None:

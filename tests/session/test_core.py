@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from codexctl.errors import ProtocolError, Refused
 from codexctl.session import core
 from codexctl.session.core import (
+    CREDIT_STEP,
     INITIAL_CREDIT,
     MAX_CHANNELS,
     MAX_CREDIT,
@@ -86,6 +87,19 @@ def test_data_stops_at_the_credit_and_goes_on_when_it_is_given() -> None:
     device.consumed(channel, INITIAL_CREDIT - 1000)
     assert Credited(channel) in deliver(device, host)
     assert host.data(channel, 1, block[-5:], 0.0) == 5
+
+
+def test_a_channel_that_is_consumed_gets_room_for_bulk_and_one_that_stalls_does_not() -> None:
+    device, host, channel = opened()
+    for _ in range(4):
+        host.data(channel, 1, bytes(INITIAL_CREDIT // 4), 0.0)
+        deliver(host, device)
+        device.consumed(channel, INITIAL_CREDIT // 4)
+        deliver(device, host)
+    assert host._channels[channel].credit == INITIAL_CREDIT + core.BULK_CREDIT
+    device.consumed(channel, CREDIT_STEP)
+    deliver(device, host)
+    assert host._channels[channel].credit == INITIAL_CREDIT + core.BULK_CREDIT + CREDIT_STEP
 
 
 def test_one_stalled_channel_leaves_the_others_alone() -> None:
