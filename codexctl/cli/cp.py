@@ -115,20 +115,28 @@ def _transfer(host: str, paths: list[str], target: str, up: bool, sandbox: bool)
     home = Home.from_env()
     record = find_host(home, host)
     label = f"{'to' if up else 'from'} {host}"
+    total = _size(paths) if up else None
     if record is None:
         ssh = find_ssh(host)
         if not sandbox:
             raise UsageError(f"{host} is reached over SSH, where there is no sandbox")
         from codexctl.client import sftp
 
-        with progress(label) as step:
+        with progress(label, total=total) as step:
             over_ssh = sftp.upload if up else sftp.download
             return over_ssh(ssh, paths, target, step=step)
     from codexctl.client import copy
 
-    with open_connection(home, record) as connection, progress(label) as step:
+    with open_connection(home, record) as connection, progress(label, total=total) as step:
         over_relay = copy.upload if up else copy.download
         return over_relay(connection, paths, target, sandbox=sandbox, step=step)
+
+
+def _size(paths: list[str]) -> int | None:
+    """Bytes of all these files; None where one is a folder, which nobody has walked yet."""
+    if not all(map(os.path.isfile, paths)):
+        return None
+    return sum(map(os.path.getsize, paths))
 
 
 def _tell(summary: Summary, as_json: bool) -> None:

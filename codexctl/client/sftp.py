@@ -141,6 +141,10 @@ async def _walk(sftp: Sftp, remote: _Remote) -> AsyncIterator[_Remote | Unreadab
     if not stat.S_ISDIR(remote.mode):
         yield remote
         return
+    if len(remote.parts) == wire.MAX_DEPTH:
+        shown = os.fsdecode(remote.path)
+        yield Unreadable(shown, f"nested deeper than {wire.MAX_DEPTH} folders", True)
+        return
     try:
         names = await sftp.client.readdir(remote.path)
     except asyncssh.SFTPError as error:

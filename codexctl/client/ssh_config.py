@@ -244,7 +244,8 @@ def find_alias(name: str, path: str | None = None) -> SshTarget | None:
     ConnectionFailed where ssh is missing or refuses its config.
     """
     user, at, alias = name.rpartition("@")
-    if alias not in alias_names(path):
+    # A user's name may become part of a ProxyCommand, so it is held to what a host's may be.
+    if (at and not is_concrete(user)) or alias not in alias_names(path):
         return None
     return resolve(alias, user=user if at else None, path=path)
 

@@ -174,7 +174,8 @@ def test_an_alias_is_resolved_by_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyP
     other = find_alias("eve@web", path)
     assert other is not None
     assert other.user == "eve"
-    assert find_alias("nobody", path) is None
+    for name in ("nobody", "@web", "-l@web", "$(id)@web", "a b@web"):
+        assert find_alias(name, path) is None
 
 
 def test_a_config_that_ssh_refuses_is_told_with_its_line(tmp_path: Path) -> None:
