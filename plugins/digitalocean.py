@@ -115,7 +115,9 @@ class DigitalOcean(Provider):
     def login(
         self, selection: Mapping[str, str], secrets: SecretStore, ask: Callable[[str], Secret]
     ) -> list[str]:
-        token = ask(f"API token (make one at {TOKENS_PAGE}): ")
+        token = ask(f"API token (make one at {TOKENS_PAGE}):")
+        if not token:
+            raise UsageError("no token was given", hint=f"make one at {TOKENS_PAGE}")
         transport = _transport(selection, token)
         try:
             owner = Droplets(transport).owner()

@@ -23,7 +23,7 @@ import threading
 import time
 import xml.etree.ElementTree as ET  # moto's own answers
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -87,6 +87,8 @@ class Fault:
     effect: bool = False
     times: int = 1
     skip: int = 0
+    meanwhile: Callable[[], None] = field(default=lambda: None)
+    """Called when the answer would be sent: the caller's death, perhaps."""
 
 
 def error(request: Request, code: str, message: str = "no", status: int = 400) -> Answer:
@@ -163,12 +165,16 @@ class FakeAws:
         with self._lock:
             fault = self._take_fault(request)
             if fault is not None and not fault.effect:
+                fault.meanwhile()
                 return fault.answer
             refused = self._refuse(request)
             answer = refused or self._own(request) or self._forward(headers, body)
             if refused is None and answer.status == 200:
                 answer = self._after(request, answer)
-            return answer if fault is None else fault.answer
+            if fault is None:
+                return answer
+            fault.meanwhile()
+            return fault.answer
 
     def _take_fault(self, request: Request) -> Fault | None:
         for fault in self._faults:

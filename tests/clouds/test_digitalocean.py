@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from codexctl_plugins import _digitalocean_values as values
 from codexctl_plugins.digitalocean import DigitalOcean
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from codexctl.errors import UsageError
 from codexctl.provision.errors import ProviderError, UnknownChoice, UserDataTooLarge
@@ -355,3 +359,23 @@ def test_a_missing_sdk_says_how_to_install_it(
     with pytest.raises(ProviderError) as caught:
         provider.open(provider.selection({}), Store())
     assert "codexctl[digitalocean]" in caught.value.hint
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    workspace_id=st.text("0123456789abcdef", min_size=32, max_size=32),
+    owner=st.text("0123456789abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=20),
+)
+def test_the_name_of_what_has_no_tags_says_whose_it_is(workspace_id: str, owner: str) -> None:
+    tags = Tags(workspace_id, owner, None)
+    name = values.name_of(tags)
+    assert re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9.-]+", name), "as DigitalOcean wants firewalls named"
+    assert values.tags_of(name, {}) == tags
+    known = Tags(workspace_id, owner, 7)
+    assert values.tags_of(name, {workspace_id: known}) == known
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=60))
+def test_any_name_is_read_without_a_crash(name: str) -> None:
+    values.tags_of(name, {})
