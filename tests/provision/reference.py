@@ -199,8 +199,15 @@ class ReferenceAccount(Account):
         if skeleton.exists():
             shutil.copytree(skeleton, folder / "home" / "codex", symlinks=True)
         ignore = bool(os.environ.get("CODEXCTL_TEST_IGNORE_USER_DATA"))
+        release = os.environ["REFERENCE_MACHINES"]
+        if release != "1":
+            from tests.provision import real_machine
+
+            text = "#cloud-config\n: not yaml: [" if ignore else user_data
+            address, pid = real_machine.boot(folder, text, release)
+            return {"port": 22, "pid": pid, "address": address}
         port, pid = machine.boot(folder, user_data, ignore=ignore)
-        return {"port": port, "pid": pid}
+        return {"port": port, "pid": pid, "address": "127.0.0.1"}
 
     def describe(self, ref: Ref) -> Machine | None:
         self.cloud.call("describe")
@@ -215,10 +222,11 @@ class ReferenceAccount(Account):
             thing["state"] = "stopped"
         self.cloud.put(thing)
         boot = thing.get("boot", {})
+        address = boot.get("address", "127.0.0.1")
         return Machine(
             ref=replace(ref, machine_id=thing["id"]),
             state=thing["state"],
-            address="127.0.0.1" if thing["state"] == "running" else None,
+            address=address if thing["state"] == "running" else None,
             port=boot.get("port", 22),
             created_at=thing["created_at"],
             detail="the disk is on fire" if thing["state"] == "failed" else "",
