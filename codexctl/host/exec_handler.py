@@ -46,7 +46,7 @@ async def serve_exec(channel: HostChannel, context: HostContext) -> None:
     try:
         await channel.accept(opened)
     except ChannelClosed:
-        attachment.leave()
+        attachment.leave(asked=True)
         return
     if channel.params.get("detach") is True:
         attachment.leave()
@@ -266,11 +266,14 @@ class _Attachment:
         if self._outcome in ("done", "detached", "taken") or self._error is not None:
             await self._channel.close(self._error)
 
-    def leave(self) -> None:
-        """Read no more. A device that closed its channel ends the command, a lost one does not."""
+    def leave(self, *, asked: bool = False) -> None:
+        """Read no more. A device that closed its channel ends the command, a lost one does not.
+
+        `asked` is for a device that closed before it had an answer.
+        """
         if self._process.attachment is self:
             self._process.detach(self)
-            if self._outcome == "closed":
+            if self._outcome == "closed" or (asked and not self._channel.lost):
                 self._process.hang_up()
 
     async def _outward(self, missed: list[tuple[int, bytes]]) -> None:

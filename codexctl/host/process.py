@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import json
 import os
+import re
 import signal
 import sys
 import termios
@@ -38,6 +38,7 @@ KILL_AFTER_S = 7.0
 SIGNAL_RETRY_S = 0.005
 SIGNAL_TRIES = 400
 
+_CHILD_PID = re.compile(rb'"child-pid": (\d+)\D')
 SIGNALS = ("HUP", "INT", "QUIT", "TERM", "KILL", "USR1", "USR2", "ALRM", "CONT", "STOP", "TSTP")
 
 
@@ -86,6 +87,7 @@ class HostProcess:
         self._pid = -1
         self._pidfd = -1
         self._info = -1
+        self._said = b""
         self._init = 0
         self._runs = False
         self._sent_signals: set[int] = set()
@@ -95,7 +97,7 @@ class HostProcess:
         self._input: deque[tuple[memoryview | None, Callable[[int], None]]] = deque()
         self._written = 0
         self._budget = DETACHED_BYTES_PER_TICK
-        self._timers: list[asyncio.TimerHandle] = []
+        self._escalation: list[asyncio.TimerHandle] = []
 
     # --- start ---
 
@@ -128,7 +130,7 @@ class HostProcess:
         else:
             self.exit = Exit(code)
         self.ended_at = time.time()
-        for timer in self._timers:
+        for timer in self._escalation:
             timer.cancel()
         if self._info >= 0:
             os.close(self._info)
@@ -203,10 +205,9 @@ class HostProcess:
             if self._budget <= 0:
                 for fd in self.outputs.values():
                     self._loop.remove_reader(fd)
-                self._timers.append(self._loop.call_later(DETACHED_TICK_S, self._drain_on))
+                self._loop.call_later(DETACHED_TICK_S, self._drain_on)
 
     def _drain_on(self) -> None:
-        self._timers.clear()
         self._budget = DETACHED_BYTES_PER_TICK
         if self.attachment is None:
             for stream, fd in self.outputs.items():
@@ -281,14 +282,19 @@ class HostProcess:
     def _deliver(self, number: int, tries: int) -> None:
         if not self.running:
             return
-        if number == signal.SIGKILL:
-            # The sandbox dies with its first process, or with bwrap where that is not known yet.
-            self._send(os.kill if self.launch.sandboxed else os.killpg, self._first(), number)
-            return
-        group = self._group()
-        if group:
-            self._send(os.killpg, group, number)
-        elif tries:
+        if number == signal.SIGKILL and self.launch.sandboxed:
+            # All of the sandbox dies with its first process. bwrap itself is not killed unless it
+            # hangs: its child would be left behind if it is not yet bound to it.
+            first = self._first() or (0 if tries else self._pid)
+            if first:
+                self._send(os.kill, first, number)
+                return
+        else:
+            group = self._group()
+            if group:
+                self._send(os.killpg, group, number)
+                return
+        if tries:
             self._loop.call_later(SIGNAL_RETRY_S, self._deliver, number, tries - 1)
 
     def _send(self, send: Callable[[int, int], None], target: int, number: int) -> None:
@@ -305,21 +311,23 @@ class HostProcess:
                 return os.tcgetpgrp(self.stdin)
             except OSError:
                 return 0
-        first = self._first()
         if not self.launch.sandboxed:
-            return first
-        self._runs = self._runs or (first != self._pid and _runs_command(first))
+            return self._pid
+        first = self._first()
+        self._runs = self._runs or (first != 0 and _runs_command(first))
         return first if self._runs else 0
 
     def _first(self) -> int:
-        """The pid of the sandbox's first process, its group's leader; till it is known bwrap's."""
+        """The pid of the sandbox's first process, which leads its group; 0 till it is known."""
         if not self._init and self._info >= 0:
             try:
-                said = os.read(self._info, 4096)
-                self._init = int(json.loads(said)["child-pid"]) if said else 0
+                # bwrap writes it in pieces.
+                self._said += os.read(self._info, 4096)
             except BlockingIOError:
-                return self._pid
-        return self._init or self._pid
+                return 0
+            found = _CHILD_PID.search(self._said)
+            self._init = int(found[1]) if found else 0
+        return self._init
 
     def hang_up(self) -> None:
         """End it as a lost terminal does: no input, SIGHUP, and what does not help in the end."""
@@ -329,8 +337,9 @@ class HostProcess:
             self._close_streams()  # the kernel hangs up the session on this terminal
         else:
             self.signal(signal.SIGHUP)
-            self._timers.append(self._loop.call_later(TERM_AFTER_S, self.signal, signal.SIGTERM))
-        self._timers.append(self._loop.call_later(KILL_AFTER_S, self.signal, signal.SIGKILL))
+            later = self._loop.call_later(TERM_AFTER_S, self.signal, signal.SIGTERM)
+            self._escalation.append(later)
+        self._escalation.append(self._loop.call_later(KILL_AFTER_S, self.signal, signal.SIGKILL))
 
     # --- descriptors ---
 

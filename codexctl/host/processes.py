@@ -16,6 +16,8 @@ MAX_PROCESSES = 512
 # Ended processes, for `ps` and for a reattach that wants the exit status.
 FINISHED_KEPT = 100
 FINISHED_S = 3600.0
+# Of output that nobody has fetched, over all ended processes.
+FINISHED_RING_BYTES = 16 << 20
 
 
 class ProcessTable:
@@ -66,6 +68,12 @@ class ProcessTable:
         self._expire()
 
     def _expire(self) -> None:
+        kept = 0
+        for id in reversed(self._finished):
+            ring = self._processes[id].ring
+            kept += len(ring)
+            if kept > FINISHED_RING_BYTES:
+                ring.clear()
         oldest = time.time() - FINISHED_S
         while self._finished:
             process = self._processes[self._finished[0]]

@@ -75,8 +75,7 @@ class Surroundings:
         """Names of what must not be seen; True where a missing one would be a folder."""
         named = {f"{self.home}/{path.rstrip('/')}": path.endswith("/") for path in HOME_HIDDEN}
         named[self.state] = False
-        for variable, below in HIDDEN_BY_VARIABLE:
-            named.update((os.path.join(folder, below), False) for folder in self._folders(variable))
+        named.update((path, False) for path in self._named(HIDDEN_BY_VARIABLE))
         named.update((path, False) for path in (*self.hidden, *self.masked))
         return tuple((path.rstrip("/") or "/", is_folder) for path, is_folder in named.items())
 
@@ -86,7 +85,7 @@ class Surroundings:
         return (
             *SYSTEM_READABLE,
             *(f"{self.home}/{path}" for path in HOME_READABLE),
-            *(folder for variable in READABLE_BY_VARIABLE for folder in self._folders(variable)),
+            *self._named(READABLE_BY_VARIABLE),
             *self.readable,
         )
 
@@ -94,6 +93,14 @@ class Surroundings:
     def path(self) -> tuple[str, ...]:
         """The folders of PATH."""
         return tuple(os.path.normpath(folder) for folder in self._folders("PATH"))
+
+    def _named(self, table: Iterable[tuple[str, str]]) -> list[str]:
+        paths = [
+            os.path.join(folder, below)
+            for variable, below in table
+            for folder in self._folders(variable)
+        ]
+        return [path.rstrip("/") or "/" for path in paths]
 
     def _folders(self, variable: str) -> list[str]:
         values = self.variables.get(variable, "").split(":")

@@ -46,7 +46,7 @@ HOME_READABLE = (
     "miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda",
     ".nvm", ".fnm", ".volta", ".bun", ".deno", ".nodenv", ".npm-global", ".npm-packages",
     ".yarn/bin", ".config/yarn/global",
-    ".cargo", ".rustup", ".goenv", ".gvm", "go", "sdk",
+    ".cargo", ".rustup", ".goenv", ".gvm", "go/bin", "go/pkg", "sdk",
     ".rbenv", ".rvm", ".gem/ruby", ".asdf", ".sdkman", ".jenv", ".jabba", ".m2/repository",
     ".m2/wrapper", ".gradle/wrapper", ".ghcup", ".cabal/bin", ".stack/programs", ".opam",
     ".elan", ".juliaup", ".swiftly", ".dotnet", ".phpenv", ".composer/vendor",
@@ -79,7 +79,7 @@ HOME_HIDDEN = (
     ".config/BraveSoftware", ".config/microsoft-edge", ".config/Signal", ".electrum", ".bitcoin",
     ".bash_history", ".zsh_history", ".zhistory", ".python_history", ".node_repl_history",
     ".psql_history", ".mysql_history", ".sqlite_history", ".lesshst",
-    ".local/share/fish/fish_history", ".config/fish/fish_history",
+    ".local/share/fish/fish_history", ".config/fish/fish_history", ".config/fish/fish_variables",
 )  # fmt: skip
 
 # Files that a later login or session of the person runs: in a workspace that contains the home
@@ -98,10 +98,14 @@ HIDDEN_BY_VARIABLE = (
     ("CARGO_HOME", "credentials.toml"), ("PASSWORD_STORE_DIR", ""),
 )  # fmt: skip
 
-# Variables of the login environment that name a toolchain's folder.
+# Variables of the login environment that name a toolchain's folder, and a path below it.
 READABLE_BY_VARIABLE = (
-    "PYENV_ROOT", "NVM_DIR", "FNM_DIR", "VOLTA_HOME", "BUN_INSTALL", "DENO_INSTALL", "PNPM_HOME",
-    "CARGO_HOME", "RUSTUP_HOME", "GOPATH", "GOROOT", "JAVA_HOME", "SDKMAN_DIR", "RBENV_ROOT",
-    "ASDF_DIR", "ASDF_DATA_DIR", "MISE_DATA_DIR", "UV_PYTHON_INSTALL_DIR", "UV_TOOL_DIR",
-    "DOTNET_ROOT", "ANDROID_HOME",
+    *((name, "") for name in (
+        "PYENV_ROOT", "NVM_DIR", "FNM_DIR", "VOLTA_HOME", "BUN_INSTALL", "DENO_INSTALL",
+        "PNPM_HOME", "CARGO_HOME", "RUSTUP_HOME", "GOROOT", "JAVA_HOME", "SDKMAN_DIR",
+        "RBENV_ROOT", "ASDF_DIR", "ASDF_DATA_DIR", "MISE_DATA_DIR", "UV_PYTHON_INSTALL_DIR",
+        "UV_TOOL_DIR", "DOTNET_ROOT", "ANDROID_HOME",
+    )),
+    # Its src is the person's own.
+    ("GOPATH", "bin"), ("GOPATH", "pkg"),
 )  # fmt: skip

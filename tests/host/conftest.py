@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from codexctl.errors import CodexctlError
 from codexctl.host.environment import FALLBACK_PATH, LoginEnvironment
@@ -69,7 +70,7 @@ class Bench:
                 finally:
                     await context.aclose()
 
-        asyncio.run(main())
+        uvloop.run(main())
 
 
 class Host:

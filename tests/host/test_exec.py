@@ -599,6 +599,13 @@ def test_a_channel_closed_before_it_was_opened(bench: Bench) -> None:
         channel.lose()
         await exec_handler.serve_exec(channel, host.context)
         assert host.context.processes.rows()[0]["attached"] is None
+        # Closed rather than lost: somebody pressed Ctrl-C at once.
+        channel = MemoryChannel("exec", {"argv": ["sleep", "100"]})
+        channel.hang_up()
+        await exec_handler.serve_exec(channel, host.context)
+        ended = host.context.processes.get(host.context.processes.rows()[1]["process"])
+        await ended.ended.wait()
+        assert host.context.processes.rows()[0]["state"] == "running"
 
     bench.run(scenario)
 
@@ -696,6 +703,30 @@ def test_finished_processes_are_forgotten_in_time(
         assert len(host.context.processes.rows()) == 3
         monkeypatch.setattr(processes, "FINISHED_S", -1.0)
         assert host.context.processes.rows() == []
+
+    bench.run(scenario)
+
+
+def test_output_that_nobody_fetches_is_bounded_in_all(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "FINISHED_RING_BYTES", 150_000)
+
+    async def scenario(host: Host) -> None:
+        ids = []
+        for _ in range(3):
+            channel = host.open("exec", argv=["head", "-c", "100000", "/dev/zero"], detach=True)
+            await channel.until(lambda c=channel: c.closed)
+            ids.append((channel.opened or {})["process"])
+            running = host.context.processes.get(ids[-1])
+            await running.ended.wait()
+            await host.until(lambda r=running: not r.outputs)
+        rows = {row["process"]: row["kept_bytes"] for row in host.context.processes.rows()}
+        assert [rows[id] for id in ids] == [0, 0, 100_000]
+        back = host.open("attach", process=ids[0])
+        await back.until(lambda: back.closed)
+        assert (back.opened or {})["dropped"] == 100_000
+        assert back.exit == {"status": 0}
 
     bench.run(scenario)
 
