@@ -268,8 +268,9 @@ async def _start(
             encoding=None,
         )
     except (asyncssh.Error, OSError) as error:
+        reason = str(error)
         raise ConnectionFailed(
-            f"{target.alias} did not start the command: {error}",
+            f"{target.alias} did not start the command: {reason[:1].lower()}{reason[1:]}",
             hint=f"see what it says: ssh -v {target.alias} true",
         ) from error
 

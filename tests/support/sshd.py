@@ -84,11 +84,17 @@ class Sshd:
         return "\n  ".join((f"Host {name}", *lines, *standard)) + "\n"
 
     def connections(self) -> list[int]:
-        """Process ids of the server's children, one or two a connection."""
+        """Process ids below the server: its processes of each connection, and commands."""
         answer = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, check=False
+            ["ps", "-A", "-o", "pid=", "-o", "ppid="], capture_output=True, text=True, check=True
         )
-        return [int(line) for line in answer.stdout.split()]
+        parents = {
+            int(pid): int(parent) for pid, parent in map(str.split, answer.stdout.splitlines())
+        }
+        found = [self.process.pid]
+        for above in found:
+            found += [pid for pid, parent in parents.items() if parent == above]
+        return found[1:]
 
     def cut(self) -> None:
         """Kill every connection, as a machine that loses its power."""
