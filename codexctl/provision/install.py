@@ -107,25 +107,27 @@ def rotate_host_key(link: Link, files: WorkspaceFiles) -> None:
     link.check(USE_KEY, what="using the new host key")
     link.drop()
     link.target = replace(link.target, host_keys=tuple(files.pinned()))
-    _await_sshd(link)
-    if link.host_key() != new:
-        raise CodexctlError(
-            "the machine still shows its first host key after the rotation",
-            hint="is its sshd configured with another HostKey?",
-        )
+    _await_key(link, new)
     files.pin([new])
     files.drop_first_host_key()
 
 
-def _await_sshd(link: Link) -> None:
+def _await_key(link: Link, new: str) -> None:
+    """Connect until sshd, which restarts on its own time, shows the new key."""
     end = time.monotonic() + RECONNECT_TIMEOUT_S
     while True:
         try:
-            link.connect()
-            return
+            if link.host_key() == new:
+                return
         except ConnectionFailed as error:
             if error.code == "host-key" or time.monotonic() > end:
                 raise
+        if time.monotonic() > end:
+            raise CodexctlError(
+                "the machine still shows its first host key after the rotation",
+                hint="is its sshd configured with another HostKey?",
+            )
+        link.drop()
         time.sleep(RECONNECT_EVERY_S)
 
 

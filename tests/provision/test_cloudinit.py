@@ -49,7 +49,6 @@ def rendered(tmp_path: Path, limit: int = 1 << 20, **changes: object) -> dict[st
 def test_the_machine_is_born_with_our_host_key_and_no_other(tmp_path: Path) -> None:
     data = rendered(tmp_path)
     assert data["ssh_deletekeys"] is True
-    assert data["ssh_genkeytypes"] == []
     assert data["ssh_keys"] == {"ed25519_private": PRIVATE, "ed25519_public": "ssh-ed25519 BBBB"}
     assert data["ssh_pwauth"] is False
     assert data["disable_root"] is True

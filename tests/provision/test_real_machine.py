@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from codexctl.paths import Home
+from codexctl.provision.cloudinit import Wanted, render_user_data
+from codexctl.provision.keys import ensure_key
+from codexctl.secret import Secret
 from tests.provision import real_machine
 from tests.provision.conftest import World
 
 BARE = ("provision", "reference", "--name", "box", "--bare", "--yes", "--json")
 
 
+SCHEMA = "cat >/tmp/$$; cloud-init schema --config-file /tmp/$$; s=$?; rm /tmp/$$; exit $s"
 RELEASES = pytest.mark.parametrize("real", ["bookworm", "trixie"], indirect=True)
 NEWEST = pytest.mark.parametrize("real", ["trixie"], indirect=True)
 
@@ -85,3 +91,38 @@ def test_user_data_that_is_ignored_is_seen_by_the_host_key(real: World) -> None:
     assert done.returncode == 255
     assert json.loads(done.stderr.splitlines()[-1])["error"] == "host-key"
     real.ok("workspace", "destroy", "box", "--yes")
+
+
+@pytest.mark.parametrize("release", ["bookworm", "trixie"])
+def test_cloud_init_itself_accepts_every_form_of_the_user_data(
+    release: str, tmp_path: Path
+) -> None:
+    reason = real_machine.unavailable(release)
+    if reason:
+        pytest.skip(reason)
+    setup = tmp_path / "setup.sh"
+    setup.write_text("true")
+    key = ensure_key(str(tmp_path / "key"), "test")
+    for bare, close, expires_at in ((True, False, None), (False, True, 2_000_000_000)):
+        wanted = Wanted(
+            name="box",
+            user="codex",
+            sudo=not bare,
+            packages=() if bare else ("zsh",),
+            setup=(str(setup),),
+            bare=bare,
+            public_key=key,
+            host_key_private=Secret((tmp_path / "key").read_text()),
+            host_key_public=key,
+            close_metadata=close,
+            expires_at=expires_at,
+        )
+        data = render_user_data(Home(str(tmp_path)), wanted, limit_bytes=1 << 16)
+        done = subprocess.run(
+            ["chroot", real_machine.ROOTS / release, "sh", "-c", SCHEMA],
+            input=data.reveal(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
