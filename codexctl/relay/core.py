@@ -132,6 +132,9 @@ class Rooms:
         room = self._rooms.get(key)
         return room is not None and room.host is not None
 
+    def online_rooms(self) -> list[RoomKey]:
+        return [key for key, room in self._rooms.items() if room.host is not None]
+
     def stream_count(self, key: RoomKey) -> int:
         """Streams of a room that a device is connected for."""
         room = self._rooms.get(key)

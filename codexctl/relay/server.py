@@ -407,7 +407,7 @@ class RelayServer:
                 self._perform(self._rooms.token_ended(token_id, TOKEN_REVOKED, now))
             self._save_claims()
             if self._ticks % int(CLEAN_S / TICK_S) == 1:
-                self.store.clean(now)
+                self.store.clean(now, self._rooms.online_rooms())
             if self._certificate is not None and self._ticks % CERTIFICATE_TICKS == 0:
                 self._certificate.refresh()
         except CodexctlError as error:

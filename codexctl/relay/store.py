@@ -339,10 +339,13 @@ class Store:
     # Claims of streams
 
     def live_claims(self, now: float) -> list[Claim]:
-        """The claims of tokens that still count."""
+        """The claims of tokens that still count; the others are forgotten."""
         rows = self._read("SELECT owner, environment_id, stream, token_id FROM claims")
         claims = [Claim(RoomKey(row[0], row[1]), row[2], row[3]) for row in rows]
         live = {token_id for token_id in {c.token_id for c in claims} if self.live(token_id, now)}
+        ended = [(c.room, c.stream, None) for c in claims if c.token_id not in live]
+        if ended:
+            self.save_claims(ended)
         return [claim for claim in claims if claim.token_id in live]
 
     def save_claims(self, changes: Iterable[tuple[RoomKey, bytes, str | None]]) -> None:
@@ -367,10 +370,14 @@ class Store:
         """32 bytes that only this relay can make; the same after a restart."""
         return hmac.digest(self._secret, b"authorization " + message, "sha256")
 
-    def clean(self, now: float) -> None:
-        """Forget what ended long ago."""
+    def clean(self, now: float, online: Iterable[RoomKey] = ()) -> None:
+        """Forget what ended long ago. Environments that are `online` count as seen now."""
         at = int(now)
         with self._write() as db:
+            db.executemany(
+                "UPDATE registrations SET seen_at = ? WHERE owner = ? AND environment_id = ?",
+                ((at, *key) for key in online),
+            )
             db.execute(
                 "DELETE FROM tokens WHERE MIN(expires_at, COALESCE(revoked_at, expires_at)) < ?",
                 (at - ENDED_KEPT_S,),
