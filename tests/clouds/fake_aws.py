@@ -122,6 +122,10 @@ class FakeAws:
         self.actions: list[str] = []
         self.runs: list[dict[str, str]] = []
         """The forms of RunInstances that were carried out."""
+        self.on_run: Callable[[str, str], str] | None = None
+        """Given id and user data of a new machine, answers its address; a real one, perhaps."""
+        self.on_terminate: Callable[[str], None] = lambda name: None
+        self._addresses: dict[str, str] = {}
         self._faults: list[Fault] = []
         self._tokens: dict[tuple[str, str], tuple[str, Answer]] = {}
         self._looks: Counter[str] = Counter()
@@ -262,10 +266,15 @@ class FakeAws:
             self.runs.append(request.form)
             token = (request.region, request.form["ClientToken"])
             self._tokens[token] = (_digest(request.form), answer)
+            if self.on_run is not None:
+                name = ET.fromstring(answer.body).findtext(".//{*}instanceId") or ""
+                user_data = base64.b64decode(request.form["UserData"]).decode()
+                self._addresses[name] = self.on_run(name, user_data)
         if request.action == "TerminateInstances":
             ids = [value for name, value in request.form.items() if name.startswith("InstanceId")]
             for name in set(ids) - self._ending:
                 self._looks[name] = 0
+                self.on_terminate(name)
             self._ending.update(ids)
         if request.action != "DescribeInstances":
             return answer
@@ -279,6 +288,9 @@ class FakeAws:
     def _aged(self, item: ET.Element) -> bool:
         """Set the state of an instance by how often it was looked at; False: not shown yet."""
         name = item.findtext("{*}instanceId") or ""
+        address = item.find("{*}ipAddress")
+        if address is not None:
+            address.text = self._addresses.get(name, address.text)
         self._looks[name] += 1
         looks = self._looks[name]
         state = item.find("{*}instanceState")

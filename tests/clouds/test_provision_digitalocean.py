@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 
 from tests.clouds.digitalocean_cloud import TOKEN
 from tests.clouds.fake_digitalocean import FakeDigitalOcean, fake_digitalocean
+from tests.clouds.machines import Machines, use
 from tests.clouds.test_digitalocean import NOTHING, ONE
 from tests.provision import machine
 from tests.provision.conftest import World
@@ -40,44 +40,20 @@ def world_with(cloud: FakeDigitalOcean, folder: Path) -> Iterator[World]:
         machine.halt_all(folder)
 
 
-def put_machines_behind(cloud: FakeDigitalOcean, folder: Path) -> None:
-    """A real sshd for every droplet, born from its user data, on the port that droplets have."""
-    reason = machine.unavailable()
-    if reason:
-        pytest.skip(reason)
-    try:
-        socket.create_server((ADDRESS, 22)).close()
-    except OSError as error:
-        pytest.skip(f"{ADDRESS} port 22 cannot be used: {error.strerror}")
-    running: dict[int, int] = {}
-
-    def on_boot(droplet: dict[str, object]) -> str:
-        droplet_id = int(str(droplet["id"]))
-        place = folder / f"droplet-{droplet_id}"
-        place.mkdir()
-        user_data = cloud.user_data[droplet_id]
-        _, running[droplet_id] = machine.boot(place, user_data, address=ADDRESS, port=22)
-        return ADDRESS
-
-    cloud.on_boot = on_boot
-    cloud.on_destroy = lambda droplet_id: machine.halt(running.pop(droplet_id))
-
-
 def test_a_droplet_with_a_real_machine_behind_it_lives_works_and_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     with fake_digitalocean() as cloud, world_with(cloud, tmp_path) as world:
-        put_machines_behind(cloud, tmp_path)
+        machines = Machines(tmp_path, ADDRESS)
+        cloud.on_boot = lambda droplet: machines.boot(
+            droplet["id"], cloud.user_data[int(droplet["id"])]
+        )
+        cloud.on_destroy = machines.halt
         cloud.boot_polls = 2
         events = world.events(*PROVISION, "--ttl", "8h", "--json")
         assert events[-1]["event"] == "ready", events
         assert cloud.exists() == ONE
-        ssh = ["ssh", "-F", str(world.config), "-o", "BatchMode=yes", "api", "echo", "by ssh"]
-        done = subprocess.run(
-            ssh, env=world.env, capture_output=True, text=True, timeout=SSH_TIMEOUT_S
-        )
-        assert done.stdout == "by ssh\n", done.stderr
-        assert world.ok("exec", "api", "--", "echo", "by codexctl") == "by codexctl\n"
+        use(world, "api")
         assert world.ok("workspace", "list").count("api") == 1
         assert "nothing" in world.run("workspace", "reap").stderr
         world.ok(*DESTROY)
@@ -140,6 +116,7 @@ def die_in(
     assert victim[0].returncode == -signal.SIGKILL, errors
 
 
+@pytest.mark.slow
 def test_killed_in_any_call_it_is_brought_to_an_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
