@@ -65,7 +65,7 @@ class Aws(Provider):
     capabilities = Capabilities(
         creates=True,
         stops=True,
-        stop_saves="the machine and its address; the disk is billed until it is destroyed",
+        stop_saves="the machine and its address; the disk is billed on (spot cannot be stopped)",
         host_key=True,
         metadata=True,
         ends_itself=True,
