@@ -149,9 +149,14 @@ def _tell(summary: Summary, as_json: bool) -> None:
     if as_json:
         result: dict[str, Any] = {
             **summary.counts(),
-            "failed": summary.failed,
-            "skipped": summary.skipped,
+            "failed": [_as_text(entry) for entry in summary.failed],
+            "skipped": [_as_text(entry) for entry in summary.skipped],
         }
         emit(result, True)
     elif summary.resumed_bytes:
         notice(f"{size_text(summary.resumed_bytes)} were there already and did not travel again")
+
+
+def _as_text(entry: dict[str, str]) -> dict[str, str]:
+    """Names that are not UTF-8 with their bytes as \\udcXX, since JSON on stdout is UTF-8."""
+    return {key: text.encode("utf-8", "backslashreplace").decode() for key, text in entry.items()}

@@ -54,6 +54,8 @@ def download(
     step: Step = lambda moved: None,
 ) -> Summary:
     """Copy what is there to `target` here; nothing is written that was not asked for by name."""
+    # A folder that is named by no name of its own: what is in it is meant.
+    paths = [{"": ".", "~": "~/.", "~/": "~/."}.get(path, path) for path in paths]
     many = len(paths) > 1 or any(set(path) & set("*?[") for path in paths)
     receiver = Receiver(Target.open(target, many=many), [source_name(path) for path in paths])
     params = {"op": "read", "paths": list(paths)}

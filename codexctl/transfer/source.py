@@ -60,10 +60,9 @@ def expand_sources(paths: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def source_name(path: str) -> str:
-    """The last component, as cp takes it; CONTENTS for `.`, `folder/.` and their like."""
-    if os.path.basename(path) in (".", ".."):
-        return CONTENTS
-    return os.path.basename(path.rstrip("/")) or CONTENTS
+    """The last component, as cp takes it; CONTENTS for `.`, `folder/.`, `/` and their like."""
+    name = os.path.basename(path.rstrip("/"))
+    return CONTENTS if name in ("", ".", "..") else name
 
 
 def walk(roots: Sequence[tuple[str, str]]) -> Iterator[Found | Unreadable]:

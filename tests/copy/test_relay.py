@@ -92,6 +92,18 @@ def test_there_and_back(pair: Pair) -> None:
     assert tree(pair.here / "back" / "sub") == tree(pair.here / "src" / "sub")
 
 
+def test_the_whole_workspace(pair: Pair) -> None:
+    make_tree(pair.workspace / "a")
+    os.mkfifo(os.fsencode(pair.workspace) + b"/fifo\xff")
+    found = pair.cp("box:", "all")
+    assert found["skipped"][0]["path"].endswith("fifo\\udcff")
+    (pair.workspace / os.fsdecode(b"fifo\xff")).unlink()
+    assert tree(pair.here / "all") == tree(pair.workspace)
+    (pair.person / ".profile").write_text("PATH=x")
+    pair.cp("box:~/.profile", "profile")
+    assert (pair.here / "profile").read_text() == "PATH=x"
+
+
 def test_patterns_are_the_hosts(pair: Pair) -> None:
     for name in ("a.log", "b.log", "c.txt"):
         (pair.workspace / name).write_text(name)

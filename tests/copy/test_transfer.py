@@ -481,7 +481,16 @@ def test_frames_survive_any_cutting(contents: list[bytes], step: int) -> None:
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("a/b", "b"), ("a/b/", "b"), ("a/.", "."), ("..", "."), ("/", "."), ("b", "b")],
+    [
+        ("a/b", "b"),
+        ("a/b/", "b"),
+        ("a/.", "."),
+        ("..", "."),
+        ("/", "."),
+        ("b", "b"),
+        ("../", "."),
+        ("./", "."),
+    ],
 )
 def test_names_of_sources(path: str, name: str) -> None:
     assert source_name(path) == name
