@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codexctl.cli.output import confirm, emit, emit_line, notice, print_error
 from codexctl.errors import CodexctlError, Interrupted
@@ -12,8 +14,10 @@ from codexctl.provision.readiness import Stage, Teller
 from codexctl.provision.reap import TO_DESTROY, TO_FORGET, Finding
 
 if TYPE_CHECKING:
+    from codexctl.paths import Home
     from codexctl.provision.service import Service
 
+UNIT = "codexctl-reap.service"
 COLUMNS = ("kind", "name", "provider", "region", "bills", "resources")
 
 
@@ -98,3 +102,50 @@ def _stop_idle(service: Service, errors: list[CodexctlError]) -> list[str]:
         except CodexctlError as error:
             errors.append(error)
     return stopped
+
+
+def service_unit(home: Home, regions: tuple[str, ...], every: str) -> Any:
+    """The systemd user unit that watches with this home; it is not installed."""
+    from codexctl.host.service import Service, systemd_quoted
+    from codexctl.paths import ENV_HOME
+    from codexctl.provision.templates import render
+
+    words = [sys.executable, "-m", "codexctl", "workspace", "reap", "--watch", "--every", every]
+    for region in regions:
+        words += ["--region", region]
+    text = render(
+        home,
+        "codexctl-reap.service.j2",
+        filters={"systemd": systemd_quoted},
+        command=words,
+        environment={ENV_HOME: home.path},
+    )
+    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    path = os.path.join(folder, "systemd", "user", UNIT)
+    return Service(UNIT, path, text.encode(), "systemd")
+
+
+def install(home: Home, regions: tuple[str, ...], every: str, as_json: bool) -> int:
+    """Install and start the unit; the commands that could not be run are told."""
+    from codexctl.host import service as services
+
+    unit = service_unit(home, regions, every)
+    left = services.install(unit)
+    record = {"unit": UNIT, "path": unit.path, "started": not left, "run": left}
+    emit(record, as_json, text=None if as_json else f"installed {unit.path}")
+    if left:
+        notice(f"no service manager answers here; where one does, run: {'; '.join(left)}")
+    if hint := services.linger_hint(unit):
+        notice(f"to keep it running when you are not logged in: {hint}")
+    notice("it finds credentials that are kept (codexctl provider login, profiles), not variables")
+    return 0
+
+
+def uninstall(home: Home, as_json: bool) -> int:
+    from codexctl.host import service as services
+
+    unit = service_unit(home, (), "1m")
+    removed = services.uninstall(unit)
+    text = f"removed {unit.path}" if removed else f"there is no service at {unit.path}"
+    emit({"unit": UNIT, "removed": removed}, as_json, text=None if as_json else text)
+    return 0

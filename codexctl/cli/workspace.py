@@ -235,26 +235,37 @@ def destroy(name: str, forget: bool, yes: bool, as_json: bool) -> None:
 @click.option("--region", multiple=True, help="Look there as well; repeatable.")
 @click.option("--watch", is_flag=True, help="Stay, reap what expires, stop what is idle.")
 @click.option("--every", default="1m", show_default=True, help="How often, with --watch.")
+@click.option("--install", is_flag=True, help="Have --watch run as a service of yours.")
+@click.option("--uninstall", is_flag=True, help="Stop that service and remove it.")
 @click.option("--dry-run", is_flag=True, help="Only say what differs.")
 @yes_option
 @json_option
 def reap(
-    region: tuple[str, ...], watch: bool, every: str, dry_run: bool, yes: bool, as_json: bool
+    region: tuple[str, ...],
+    watch: bool,
+    every: str,
+    install: bool,
+    uninstall: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
 ) -> int:
     """Compare the journal with what the providers list, both ways, and end what is left over.
 
     Exits 1 when anything could not be looked at or confirmed.
     """
-    from codexctl.cli.reap import watch as stay
+    from codexctl.cli import reap as work
+    from codexctl.durations import parse_duration
 
+    every_s = float(parse_duration(every))
     with _service() as service:
+        if install:
+            return work.install(service.home, region, every, as_json)
+        if uninstall:
+            return work.uninstall(service.home, as_json)
         if watch:
-            from codexctl.durations import parse_duration
-
-            return stay(service, region, float(parse_duration(every)), as_json)
-        from codexctl.cli.reap import once
-
-        return once(service, region, dry_run=dry_run, yes=yes, as_json=as_json)
+            return work.watch(service, region, every_s, as_json)
+        return work.once(service, region, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 @workspace.command()

@@ -19,7 +19,7 @@ from codexctl.provision.wheel import own_wheel
 
 INSTALL_TIMEOUT_S = 600.0
 RECONNECT_TIMEOUT_S = 30.0
-RECONNECT_EVERY_S = 0.5
+RECONNECT_EVERY_S = 0.2
 FOLDER = "$HOME/.local/share/codexctl"
 
 AS_ROOT = 'as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi; }\n'

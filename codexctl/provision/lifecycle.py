@@ -31,13 +31,21 @@ if [ -w "$file" ]; then echo "$AT" >"$file"
 elif [ "$(id -u)" -eq 0 ]; then echo "$AT" >"$file"
 else echo "$AT" | sudo -n tee "$file" >/dev/null; fi
 """
-# Idle is: no ssh session, no process of codexctl's host, and nothing of either for so long.
+# In use is: another ssh session than this one, a process that codexctl's host has started, or
+# anything that the host has recorded (each command, copy and forward) within the time.
 IDLE_S = """
 now=$(date +%s); last=0
-for file in "$HOME/.codexctl/audit.jsonl" /run/utmp /var/log/wtmp /var/log/lastlog; do
+for file in "$HOME/.codexctl/audit.jsonl" "$HOME/.local/share/codexctl/home/audit.jsonl"; do
   at=$(stat -c %Y "$file" 2>/dev/null) && [ "$at" -gt "$last" ] && last=$at
 done
-[ -z "$(who 2>/dev/null)" ] || last=$now
+titles=$(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n')
+sessions=$(printf '%s\\n' "$titles" | grep -cE '^sshd(-session)?: [^ ]+@')
+[ "$sessions" -le 1 ] || last=$now
+for found in $(grep -lE 'codexctl' /proc/[0-9]*/cmdline 2>/dev/null); do
+  folder=${found%/cmdline}
+  tr '\\0' ' ' <"$found" 2>/dev/null | grep -q ' host serve ' || continue
+  [ -z "$(cat "$folder"/task/*/children 2>/dev/null)" ] || last=$now
+done
 up=$(cut -d. -f1 /proc/uptime)
 idle=$((now - last)); [ "$idle" -le "$up" ] || idle=$up
 echo "$idle"

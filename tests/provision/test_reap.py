@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codexctl.provision.journal import Settings, Workspace
+from codexctl.paths import Home
+from codexctl.provision.journal import Journal, Settings, Workspace
+from codexctl.provision.lifecycle import idle_s
 from codexctl.provision.model import FREE, Machine, Plan, Ref, Resource, Tags
 from codexctl.provision.reap import TO_DESTROY, compare
 from tests.provision.conftest import World
@@ -179,10 +183,46 @@ def test_watching_ends_what_expires_while_it_watches(machines: World) -> None:
         watch.communicate()
 
 
-def test_two_hundred_workspaces_are_listed_from_the_journal_alone(world: World) -> None:
-    from codexctl.paths import Home
-    from codexctl.provision.journal import Journal
+def test_watching_stops_what_is_idle(machines: World) -> None:
+    machines.ok(*BARE, "--idle-stop", "1s")
+    watch = machines.start("workspace", "reap", "--watch", "--every", "1s", "--json")
+    try:
+        assert json.loads(watch.stdout.readline()) == {"event": "stopped", "name": "box"}
+    finally:
+        watch.terminate()
+        watch.communicate()
+    listed = json.loads(machines.ok("workspace", "list", "--json"))
+    assert [w["power"] for w in listed] == ["stopped"]
 
+
+def test_a_command_on_the_host_is_activity(machines: World) -> None:
+    machines.ok(*BARE, "--idle-stop", "1h")
+    with Journal(Home(str(machines.home))) as journal:
+        workspace = journal.by_name("box")
+    folder = next((machines.cloud / "machines").iterdir()) / "home" / "codex" / ".codexctl"
+    folder.mkdir()
+    assert idle_s(Home(str(machines.home)), workspace) > 60
+    with subprocess.Popen(
+        ["ssh", "-F", machines.config, "box", "echo up; sleep 60"], stdout=subprocess.PIPE
+    ) as session:
+        assert session.stdout is not None
+        assert session.stdout.readline() == b"up\n"
+        assert idle_s(Home(str(machines.home)), workspace) < 60
+        session.terminate()
+    (folder / "audit.jsonl").write_text("{}\n")
+    assert idle_s(Home(str(machines.home)), workspace) < 60
+
+
+def test_the_watch_is_installed_as_a_service_and_removed(world: World) -> None:
+    done = json.loads(world.ok("workspace", "reap", "--install", "--every", "5m", "--json"))
+    text = Path(done["path"]).read_text()
+    assert '"workspace" "reap" "--watch" "--every" "5m"' in text
+    assert f"CODEXCTL_HOME={world.home}" in text
+    world.ok("workspace", "reap", "--uninstall")
+    assert not Path(done["path"]).exists()
+
+
+def test_two_hundred_workspaces_are_listed_from_the_journal_alone(world: World) -> None:
     with Journal(Home(str(world.home))) as journal:
         for number in range(200):
             journal.begin(
