@@ -185,7 +185,11 @@ def _usage_error(error: object) -> UsageError:
 
     assert isinstance(error, click.UsageError)
     path = error.ctx.command_path if error.ctx is not None else "codexctl"
-    return UsageError(_sentence(error.format_message()), hint=f"see: {path} --help")
+    hint = f"see: {path} --help"
+    if path == "codexctl exec" and isinstance(error, click.NoSuchOption):
+        # An option of the command that is to run, most likely.
+        hint = "put the command behind --: codexctl exec HOST -- CMD"
+    return UsageError(_sentence(error.format_message()), hint=hint)
 
 
 def _sentence(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -40,6 +41,11 @@ def shell(host: str, cwd: str | None, network: bool, sandbox: str) -> int:
     """
     from codexctl.client.process import run_terminal, terminal
 
+    if not os.isatty(0):
+        raise UsageError(
+            "a shell needs a terminal, and stdin is none",
+            hint=f"for a script: codexctl exec {host} -- sh -s <SCRIPT",
+        )
     home = Home.from_env()
     record = find_host(home, host)
     if record is None:

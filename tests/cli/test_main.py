@@ -69,6 +69,7 @@ def cli(
         (["nested", "edn"], 2, "codexctl: no command 'edn' in codexctl nested; did you mean end?"),
         (["nested", "end", "--hwo"], 2, "hint: see: codexctl nested end --help\n"),
         (["help", "emd"], 2, "did you mean end?"),
+        (["exec", "box", "ls", "-la"], 2, "put the command behind --"),
         (["help", "end", "x"], 2, "codexctl end has no commands of its own"),
     ],
 )
