@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from codexctl.client.handshake import check_key, handshake
+from codexctl.client.handshake import check_key, handshake, open_websocket
 from codexctl.client.registry import Relay, connect
 from codexctl.client.store import HostRecord
 from codexctl.client.websocket import WebSocket
@@ -111,7 +111,7 @@ class Connection:
         self.hello = hello  # the host's words about itself, from message 2
         self._key = key
         self._websocket: WebSocket | None = websocket
-        self._notice = notice
+        self.notice = notice
         self._channels: dict[int, Channel] = {}
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
@@ -320,7 +320,7 @@ class Connection:
         self._retry_at = time.monotonic() + delay * share
         if not self._told and self._failures > 2:
             self._told = True
-            self._notice(f"connection to {self.record.name} lost ({error}); trying again")
+            self.notice(f"connection to {self.record.name} lost ({error}); trying again")
 
     def _reconnect(self) -> None:
         relay = Relay(self.record.relay, self.record.pin, self.record.token)
@@ -328,8 +328,12 @@ class Connection:
             answer = connect(
                 relay, self.record.environment_id, SUITES[self.record.suite], self._key.public_bytes
             )
-            check_key(self.record, answer.host_key)
-            websocket = WebSocket(answer.url.reveal(), relay.pin)
+            try:
+                check_key(self.record, answer.host_key)
+            except AuthenticationFailed:
+                answer.close()
+                raise
+            websocket = open_websocket(relay, answer)
         except AuthenticationFailed:
             raise
         except (ConnectionFailed, OSError) as error:
@@ -344,7 +348,7 @@ class Connection:
         self._failures = 0
         if self._told:
             self._told = False
-            self._notice(f"connected to {self.record.name} again")
+            self.notice(f"connected to {self.record.name} again")
 
     @property
     def has_path(self) -> bool:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from codexctl.client.registry import HostOffline, Relay, connect
+from codexctl.client.registry import Connect, HostOffline, Relay, connect
+from codexctl.client.sockets import parse_address
 from codexctl.client.store import HostRecord
 from codexctl.client.websocket import WebSocket
 from codexctl.errors import AuthenticationFailed, ConnectionFailed, ProtocolError, StateError
@@ -73,7 +74,11 @@ def handshake(
         answer = connect(relay, record.environment_id, suite, key.public_bytes)
     except HostOffline as error:
         raise _offline(record, str(error)) from error
-    check_key(record, answer.host_key)
+    try:
+        check_key(record, answer.host_key)
+    except WrongHostKey:
+        answer.close()
+        raise
     stream_id = new_stream_id()
     initiator = Initiator(
         suite,
@@ -83,7 +88,7 @@ def handshake(
         pattern="IK" if psk is None else "IKpsk1",
         psk=psk,
     )
-    websocket = WebSocket(answer.url.reveal(), relay.pin)
+    websocket = open_websocket(relay, answer)
     first = offer_id + initiator.write_first()
     try:
         reply = _until_not_busy(lambda: exchange(websocket, stream_id, kind, first))
@@ -96,6 +101,19 @@ def handshake(
         raise
     session = core.Session(stream_id, transport, time.monotonic(), is_device=True)
     return websocket, session, hello
+
+
+def open_websocket(relay: Relay, answer: Connect) -> WebSocket:
+    """The WebSocket of a `connect` answer, on the same connection where that leads there."""
+    sock = answer.sock
+    if sock is not None and not _same_place(relay.url, answer.url.reveal()):
+        sock.close()
+        sock = None
+    return WebSocket(answer.url.reveal(), relay.pin, sock)
+
+
+def _same_place(url: str, other: str) -> bool:
+    return parse_address(url)[:3] == parse_address(other)[:3]
 
 
 def _until_not_busy(attempt: Callable[[], bytes]) -> bytes:

@@ -11,7 +11,7 @@ import json
 from typing import Any, NamedTuple
 
 from codexctl import __version__
-from codexctl.client.sockets import CONNECT_TIMEOUT_S, connect, parse_address
+from codexctl.client.sockets import CONNECT_TIMEOUT_S, Socket, connect, parse_address
 from codexctl.errors import ConnectionFailed, ProtocolError
 from codexctl.secret import Secret
 
@@ -37,6 +37,25 @@ def request(
     timeout: float = CONNECT_TIMEOUT_S,
 ) -> Answer:
     """Send and wait. ConnectionFailed without an answer, ProtocolError where it is no HTTP."""
+    answer, sock = request_and_keep(
+        method, url, token=token, pin=pin, body=body, timeout=timeout, keep=False
+    )
+    if sock is not None:
+        sock.close()
+    return answer
+
+
+def request_and_keep(
+    method: str,
+    url: str,
+    *,
+    token: Secret | None = None,
+    pin: bytes | None = None,
+    body: dict[str, Any] | None = None,
+    timeout: float = CONNECT_TIMEOUT_S,
+    keep: bool = True,
+) -> tuple[Answer, Socket | None]:
+    """As `request`, and the connection where the server leaves it open: a WebSocket may follow."""
     address = parse_address(url)
     content = b"" if body is None else json.dumps(body).encode()
     head = [
@@ -44,7 +63,7 @@ def request(
         f"Host: {address.authority}",
         f"User-Agent: codexctl/{__version__}",
         "Accept: application/json",
-        "Connection: close",
+        f"Connection: {'keep-alive' if keep else 'close'}",
         f"Content-Length: {len(content)}",
     ]
     if body is not None:
@@ -55,14 +74,23 @@ def request(
     sock = connect(address, pin, timeout)
     try:
         sock.sendall(data)
-        return _read_answer(sock)
-    except OSError as error:
-        raise ConnectionFailed(
-            f"the relay at {address.authority} did not answer: {error.strerror or error}",
-            hint="try again; if it stays so, look at the relay's log",
-        ) from error
-    finally:
+        answer = _read_answer(sock)
+    except BaseException as error:
         sock.close()
+        if isinstance(error, OSError):
+            raise ConnectionFailed(
+                f"the relay at {address.authority} did not answer: {error.strerror or error}",
+                hint="try again; if it stays so, look at the relay's log",
+            ) from error
+        raise
+    if keep and "content-length" in answer.headers and not _closes(answer.headers):
+        return answer, sock
+    sock.close()
+    return answer, None
+
+
+def _closes(headers: dict[str, str]) -> bool:
+    return "close" in headers.get("connection", "").lower()
 
 
 def _read_answer(sock: Any) -> Answer:

@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 
 from codexctl.client.ask import request
 from codexctl.client.connection import Connection
-from codexctl.client.handshake import WrongHostKey, exchange, handshake, new_stream_id
+from codexctl.client.handshake import (
+    WrongHostKey,
+    exchange,
+    handshake,
+    new_stream_id,
+    open_websocket,
+)
 from codexctl.client.registry import HostOffline, Relay, call, connect
 from codexctl.client.store import HostRecord, HostStore, name_taken
 from codexctl.client.websocket import WebSocket
@@ -91,7 +97,7 @@ def pair_by_code(
 
 def _prove(relay: Relay, environment_id: str, key: PrivateKey, code: PairingCode) -> _Target:
     answer = connect(relay, environment_id, DEFAULT, key.public_bytes)
-    websocket = WebSocket(answer.url.reveal(), relay.pin)
+    websocket = open_websocket(relay, answer)
     stream_id = new_stream_id()
     device = CodeDevice(code.password, stream_id)
     nameplate = code.nameplate.to_bytes(4, "big")

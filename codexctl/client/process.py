@@ -189,6 +189,17 @@ def terminal_size() -> tuple[int, int]:
     return 80, 24
 
 
+def _raw_notice(notice: Callable[[str], None]) -> Callable[[str], None]:
+    """News while the terminal is raw: on a line of its own, whose end is no longer implied."""
+
+    def tell(text: str) -> None:
+        os.write(2, b"\r\n")
+        notice(text)
+        os.write(2, b"\r")
+
+    return tell
+
+
 def terminal() -> dict[str, Any]:
     """The `tty` of a pty channel's open: this terminal's size and kind."""
     columns, rows = terminal_size()
@@ -284,6 +295,7 @@ def run_terminal(
     try:
         if interactive:
             tty.setraw(0, termios.TCSADRAIN)
+            connection.notice = _raw_notice(connection.notice)
         with Signals(connection, handle, ("SIGWINCH", "SIGINT", "SIGTERM", "SIGHUP")):
             process.start(kind, params, terminal=interactive)
             connection.run(lambda: process.over)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from codexctl.client.http import Answer, request
+from codexctl.client.http import Answer, request, request_and_keep
+from codexctl.client.sockets import Socket
 from codexctl.errors import AuthenticationFailed, ConnectionFailed, ProtocolError
 from codexctl.noise.keys import key_document, parse_key_document
 from codexctl.noise.suites import SECURITY_PROFILE, Suite
@@ -39,21 +40,28 @@ class Connect(NamedTuple):
     registration_id: str
     suite: Suite
     host_key: bytes
+    sock: Socket | None  # the connection to the relay, if it is still open
+
+    def close(self) -> None:
+        """Give the connection up unused."""
+        if self.sock is not None:
+            self.sock.close()
 
 
 def call(
     relay: Relay, method: str, path: str, body: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """One call; the JSON object of a 2xx answer. Errors are those of `_raise`."""
+    """One call; the JSON object of a 2xx answer. Errors are those of `_success`."""
     answer = request(
         method, relay.url.rstrip("/") + path, token=relay.token, pin=relay.pin, body=body
     )
-    if not 200 <= answer.status < 300:
-        _raise(answer, relay.url)
-    return answer.value
+    return _success(answer, relay.url)
 
 
-def _raise(answer: Answer, url: str) -> None:
+def _success(answer: Answer, url: str) -> dict[str, Any]:
+    """The object of a 2xx answer; what every other status means is raised."""
+    if 200 <= answer.status < 300:
+        return answer.value
     message = str(answer.value.get("message") or f"the relay answered HTTP {answer.status}")[:500]
     hint = str(answer.value.get("hint") or "")[:500]
     code = answer.value.get("error")
@@ -95,19 +103,28 @@ def register(relay: Relay, environment_id: str, suite: Suite, public_key: bytes)
 
 def connect(relay: Relay, environment_id: str, suite: Suite, public_key: bytes) -> Connect:
     """A device asks for a way to a host. HostOffline where the host is not there."""
+    answer, sock = request_and_keep(
+        "POST",
+        f"{relay.url.rstrip('/')}/cloud/environment/{environment_id}/connect",
+        token=relay.token,
+        pin=relay.pin,
+        body={"harness_public_key": key_document(suite, public_key)},
+    )
     try:
-        answer = call(
-            relay,
-            "POST",
-            f"/cloud/environment/{environment_id}/connect",
-            {"harness_public_key": key_document(suite, public_key)},
-        )
-    except AuthenticationFailed as error:
-        # The relay's own hint is for an owner, who makes tokens; a device gets one by pairing.
-        raise AuthenticationFailed(
-            "the relay does not take this device's token: it was revoked or has expired",
-            hint="pair again: codexctl pair --show on the host, codexctl pair URL here",
-        ) from error
+        return _parse_connect(_success(answer, relay.url), sock)
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, AuthenticationFailed):
+            # The relay's own hint is for an owner, who makes tokens; a device gets one by pairing.
+            raise AuthenticationFailed(
+                "the relay does not take this device's token: it was revoked or has expired",
+                hint="pair again: codexctl pair --show on the host, codexctl pair URL here",
+            ) from error
+        raise
+
+
+def _parse_connect(answer: dict[str, Any], sock: Socket | None) -> Connect:
     if answer.get("security_profile") != SECURITY_PROFILE:
         raise ProtocolError(
             "this host speaks the official protocol, not codexctl's",
@@ -119,4 +136,5 @@ def connect(relay: Relay, environment_id: str, suite: Suite, public_key: bytes) 
         _text(answer, "executor_registration_id", 256),
         found,
         host_key,
+        sock,
     )

@@ -20,7 +20,7 @@ from itertools import islice
 
 from codexctl import __version__
 from codexctl.client.http import MAX_HEAD_BYTES, parse_head
-from codexctl.client.sockets import connect, parse_address
+from codexctl.client.sockets import Socket, connect, parse_address
 from codexctl.errors import ConnectionFailed, ProtocolError
 from codexctl.wire.relay import MAX_MESSAGE_BYTES, Buffer
 
@@ -36,11 +36,15 @@ _BUFFERS_A_CALL = 16
 class WebSocket:
     """A connected WebSocket. `messages()` yields views that are valid until the next call."""
 
-    def __init__(self, url: str, pin: bytes | None) -> None:
-        """Connect and upgrade (blocking, bounded). ConnectionFailed or AuthenticationFailed."""
+    def __init__(self, url: str, pin: bytes | None, sock: Socket | None = None) -> None:
+        """Connect and upgrade (blocking, bounded). ConnectionFailed or AuthenticationFailed.
+
+        `sock` is an open connection to the same server, as an HTTP request before has left it: it
+        saves the round trips of another one.
+        """
         address = parse_address(url)
         key = base64.b64encode(os.urandom(16))
-        self._sock = connect(address, pin)
+        self._sock = connect(address, pin) if sock is None else sock
         self._secure = address.secure
         self._buffer = bytearray(_READ_BUFFER_BYTES)
         self._view = memoryview(self._buffer)

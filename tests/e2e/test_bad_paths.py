@@ -13,10 +13,9 @@ import pytest
 from codexctl.client import handshake as device_handshake
 from codexctl.client.ask import control
 from codexctl.client.connection import Connection
-from codexctl.client.handshake import WrongHostKey, exchange, new_stream_id
+from codexctl.client.handshake import WrongHostKey, exchange, new_stream_id, open_websocket
 from codexctl.client.registry import Relay, connect
 from codexctl.client.store import HostRecord, HostStore
-from codexctl.client.websocket import WebSocket
 from codexctl.errors import AuthenticationFailed, ConnectionFailed
 from codexctl.noise.handshake import Initiator, prologue
 from codexctl.noise.keys import PrivateKey
@@ -108,12 +107,12 @@ def test_a_replayed_first_message_opens_nothing(box: Pair) -> None:
     stream = new_stream_id()
     bound = prologue(PROLOGUE_LABEL, record.environment_id, answer.registration_id, stream)
     first = Initiator(DEFAULT, key, record.host_key, bound).write_first()
-    genuine = WebSocket(answer.url.reveal(), None)
+    genuine = open_websocket(relay, answer)
     exchange(genuine, stream, KIND_SESSION, first)
     # The same stream has its session; on another stream the prologue does not fit.
     for replay_stream, error in ((stream, ConnectionFailed), (new_stream_id(), SessionOver)):
         again = connect(relay, record.environment_id, DEFAULT, key.public_bytes)
-        websocket = WebSocket(again.url.reveal(), None)
+        websocket = open_websocket(relay, again)
         with pytest.raises(error):
             exchange(websocket, replay_stream, KIND_SESSION, first)
         websocket.close()
@@ -128,7 +127,7 @@ def test_garbage_in_a_handshake_is_refused_and_the_host_serves_on(
     relay = Relay(record.relay, record.pin, record.token)
     for kind in (1, 2, 3, 9):
         answer = connect(relay, record.environment_id, DEFAULT, key.public_bytes)
-        websocket = WebSocket(answer.url.reveal(), None)
+        websocket = open_websocket(relay, answer)
         with pytest.raises((SessionOver, PathFault)):
             exchange(websocket, new_stream_id(), kind, payload)
         websocket.close()
