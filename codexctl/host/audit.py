@@ -232,7 +232,8 @@ class AuditLog:
             return
         head = self._tail
         try:
-            os.fdatasync(self._fd)
+            # macOS has no fdatasync.
+            (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(self._fd)
             if self._db is None:
                 self._db = open_store(self._home)
             write_audit_head(self._db, head)

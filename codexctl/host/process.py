@@ -1,8 +1,8 @@
 """One process of the host: started, read, written to, signalled, detached and reattached.
 
 While somebody is attached, that handler reads its output and stalls it by reading no further; while
-nobody is, the output is drained into a bounded ring. No thread and no task a process: a pidfd
-tells the loop of its end.
+nobody is, the output is drained into a bounded ring. No thread and no task a process: a pidfd tells
+the loop of its end.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ PIPE_BYTES = 1 << 20
 # A detached process is read no faster: one that prints without end does not take the host's core.
 DETACHED_BYTES_PER_TICK = 4 << 20
 DETACHED_TICK_S = 0.1
+# Where there is no pidfd: macOS, and Linux before 5.3.
+POLL_S = 0.02
 # Of a page each, more than a terminal keeps.
 TERMINAL_READS = 64
 # After a device hung up on its command: SIGHUP, then SIGTERM, then SIGKILL.
@@ -108,17 +110,22 @@ class HostProcess:
         if self._pidfd >= 0:
             self._loop.add_reader(self._pidfd, self._reap)
         else:
-            waiting = self._loop.run_in_executor(None, os.waitpid, self._pid, 0)
-            waiting.add_done_callback(lambda done: self._ended(done.result()[1]))
+            self._loop.call_later(POLL_S, self._poll)
 
     # --- end ---
 
     def _reap(self) -> None:
         pid, status = os.waitpid(self._pid, os.WNOHANG)
         if pid:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
+            if self._pidfd >= 0:
+                self._loop.remove_reader(self._pidfd)
+                os.close(self._pidfd)
             self._ended(status)
+
+    def _poll(self) -> None:
+        self._reap()
+        if self.running:
+            self._loop.call_later(POLL_S, self._poll)
 
     def _ended(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
@@ -283,18 +290,15 @@ class HostProcess:
         if not self.running:
             return
         if number == signal.SIGKILL and self.launch.sandboxed:
-            # All of the sandbox dies with its first process. bwrap itself is not killed unless it
-            # hangs: its child would be left behind if it is not yet bound to it.
-            first = self._first() or (0 if tries else self._pid)
-            if first:
+            # All of the sandbox dies with its first process. Until bwrap tells which that is, it
+            # is in bwrap's group, and is killed with it: by itself it would be left behind.
+            if first := self._first():
                 self._send(os.kill, first, number)
-                return
-        else:
-            group = self._group()
-            if group:
-                self._send(os.killpg, group, number)
-                return
-        if tries:
+            else:
+                self._send(os.killpg, self._pid, number)
+        elif group := self._group():
+            self._send(os.killpg, group, number)
+        elif tries:
             self._loop.call_later(SIGNAL_RETRY_S, self._deliver, number, tries - 1)
 
     def _send(self, send: Callable[[int, int], None], target: int, number: int) -> None:

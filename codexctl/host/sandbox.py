@@ -314,8 +314,7 @@ def bwrap_argv(
         if kind is Kind.SYMLINK:
             argv += ["--symlink", target, path]
         elif kind is Kind.PRIVATE:
-            shared = path in ("/tmp", "/var/tmp")  # noqa: S108 - private ones, inside
-            argv += ["--perms", "1777" if shared else "0755", "--tmpfs", path]
+            argv += ["--tmpfs", path]
         elif kind is Kind.READ_ONLY:
             argv += ["--ro-bind", path, path]
         elif kind is Kind.WRITABLE:
@@ -329,7 +328,7 @@ def bwrap_argv(
         elif kind is Kind.DEV:
             argv += ["--dev", path]
         elif kind is Kind.MASKED_FOLDER:
-            argv += ["--perms", "0555", "--tmpfs", path, "--remount-ro", path]
+            argv += ["--tmpfs", path, "--remount-ro", path]
         else:
             # A device on a mount without devices: opening it is refused, also to root.
             argv += ["--ro-bind", "/dev/null", path]

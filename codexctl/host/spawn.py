@@ -134,14 +134,19 @@ def _spawn(launch: Launch, opened: list[int]) -> Spawned:
 
 
 def _pidfd_of(pid: int) -> int:
-    """A descriptor that is readable when it has ended; its file limit is set on the way."""
+    """A descriptor that is readable when it has ended, -1 where the system has none of the kind.
+
+    Its file limit is set on the way.
+    """
     if sys.platform != "linux":
         return -1
     try:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, FILE_LIMIT)
         return os.pidfd_open(pid)
-    except OSError:
-        os.kill(pid, signal.SIGKILL)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return -1
+        os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
 

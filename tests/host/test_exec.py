@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -250,6 +251,24 @@ def test_a_signal_at_once_is_not_lost(bench: Bench, name: str) -> None:
         channel.message(signal=name)
         await channel.until(lambda: channel.closed)
         assert channel.exit == {"signal": name}
+
+    bench.run(scenario)
+
+
+@pytest.mark.parametrize("kind", ["exec", "pty"])
+def test_a_signal_while_the_sandbox_is_being_set_up(bench: Bench, kind: str) -> None:
+    """bwrap takes some milliseconds: whenever a signal comes, it ends the command and all of it."""
+
+    async def scenario(host: Host) -> None:
+        for step in range(12):
+            name = ("KILL", "TERM", "INT")[step % 3]
+            channel = host.open(kind, argv=["sleep", "54322.5"])
+            await channel.until(lambda c=channel: c.opened)
+            await asyncio.sleep(step / 1000)
+            channel.message(signal=name)
+            await channel.until(lambda c=channel: c.closed)
+            assert channel.exit == {"signal": name}
+        await host.until(lambda: not processes_with("54322.5"))
 
     bench.run(scenario)
 
@@ -676,6 +695,52 @@ def test_many_processes_at_once(bench: Bench) -> None:
     before = len(os.listdir("/proc/self/fd"))
     bench.run(scenario)
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_without_pidfds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    def missing(pid: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", missing)
+
+    async def scenario(host: Host) -> None:
+        done = await host.exec("sh", "-c", "echo out; exit 3")
+        assert (done.output[1], done.exit) == (b"out\n", {"status": 3})
+
+    bench.run(scenario)
+
+
+@pytest.mark.parametrize("kind", ["exec", "pty"])
+def test_nothing_is_left_open_when_a_start_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    import errno
+
+    async def scenario(host: Host) -> None:
+        await host.exec("true")
+        before = sorted(os.listdir("/proc/self/fd"))
+
+        def exhausted(*_: object, **__: object) -> int:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_spawn", exhausted)
+            channel = host.open(kind, argv=["true"])
+            await channel.until(lambda: channel.closed)
+        assert isinstance(channel.error, Refused)
+        assert "cannot start true: Resource temporarily unavailable" in channel.error.message
+        assert "out of processes" in channel.error.hint
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pidfd_open", exhausted)
+            channel = host.open(kind, argv=["sleep", "100"])
+            await channel.until(lambda: channel.closed)
+        assert isinstance(channel.error, Refused)
+        assert sorted(os.listdir("/proc/self/fd")) == before
+
+    bench.run(scenario)
 
 
 def test_too_many_processes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
