@@ -59,6 +59,7 @@ class ProvisionGroup(click.Group):
     "provision",
     cls=ProvisionGroup,
     invoke_without_command=True,
+    subcommand_metavar="PROVIDER [OPTIONS OF IT]",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option("--resume", metavar="NAME", help="Go on with a provision that was interrupted.")

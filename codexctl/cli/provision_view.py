@@ -89,7 +89,7 @@ def ready_record(workspace: Workspace, now: int) -> dict[str, Any]:
         "provider": workspace.provider,
         "region": workspace.plan.region,
         "size": workspace.plan.size or None,
-        "stage": workspace.stage if workspace.goal == "up" else f"destroying ({workspace.stage})",
+        "stage": _stage(workspace),
         "power": workspace.power,
         "address": machine.address if machine is not None else None,
         "port": machine.port if machine is not None else None,
@@ -103,6 +103,42 @@ def ready_record(workspace: Workspace, now: int) -> dict[str, Any]:
         "spent": None if spent is None else str(spent),
         "currency": None if price is None else price.currency,
         "error": workspace.error or None,
+    }
+
+
+def _stage(workspace: Workspace) -> str:
+    if workspace.ended_at is not None:
+        return "gone"
+    return workspace.stage if workspace.goal == "up" else "destroying"
+
+
+def readable(record: dict[str, Any], now: int) -> dict[str, Any]:
+    """The record of a workspace with lengths of time, dates and money as a person reads them."""
+    from datetime import UTC, datetime
+
+    from codexctl.durations import format_duration
+
+    def date(at: int) -> str:
+        return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+    at, spent = record["expires_at"], record["spent"]
+    expires = "never" if at is None else f"in {format_duration(at - now)}, {date(at)}"
+    if record["expired"]:
+        expires = f"EXPIRED {date(at)}"
+    elif record["stage"] == "gone":
+        expires = "-"
+    hour = record["price_hour"]
+    return {
+        "name": record["name"],
+        "state": record["power"] if record["stage"] == "ready" else record["stage"],
+        **{name: record[name] for name in ("provider", "region", "size", "machine_id")},
+        **{name: record[name] for name in ("address", "port", "user", "id")},
+        "created": date(record["created_at"]),
+        "age": format_duration(record["age_s"]),
+        "expires": expires,
+        "price": None if hour is None else f"{hour} {record['currency']} an hour",
+        "spent": None if spent is None else f"{float(spent):.2f} {record['currency']}",
+        "error": record["error"],
     }
 
 

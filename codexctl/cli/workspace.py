@@ -40,8 +40,7 @@ def _now() -> int:
 def list_command(every: bool, as_json: bool) -> None:
     """Show age, cost so far and expiry of every workspace, from the journal alone."""
     from codexctl.cli.output import emit
-    from codexctl.cli.provision_view import ready_record
-    from codexctl.durations import format_duration
+    from codexctl.cli.provision_view import readable, ready_record
     from codexctl.paths import Home
     from codexctl.provision.journal import Journal
 
@@ -52,17 +51,9 @@ def list_command(every: bool, as_json: bool) -> None:
     if as_json:
         emit(records, True)
         return
-    for record in records:
-        record["age"] = format_duration(record["age_s"])
-        if record["spent"] is not None:
-            record["spent"] = f"{float(record['spent']):.2f} {record['currency']}"
-        left = None if record["expires_at"] is None else record["expires_at"] - now
-        record["expires"] = "never" if left is None else format_duration(left)
-        if record["expired"]:
-            record["expires"] = "EXPIRED"
-        record["state"] = record["power"] if record["stage"] == "ready" else record["stage"]
     columns = ("name", "provider", "region", "size", "state", "age", "spent", "expires")
-    emit(records, False, table=columns, empty="no workspaces; see: codexctl provision --help")
+    lines = [readable(record, now) for record in records]
+    emit(lines, False, table=columns, empty="no workspaces; see: codexctl provision --help")
 
 
 @workspace.command()
@@ -71,16 +62,20 @@ def list_command(every: bool, as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show everything known of one workspace, as its provider sees it now."""
     from codexctl.cli.output import emit
-    from codexctl.cli.provision_view import ready_record
+    from codexctl.cli.provision_view import readable, ready_record
+    from codexctl.provision.service import patiently
 
     with _service() as service:
         known = service.journal.by_name(name)
-        record = ready_record(known, _now())
-        record["provider_state"] = None
+        seen = None
         if known.stage_has_machine or known.stage == "ordered":
-            machine = service.account_of(known).describe(known.ref)
-            record["provider_state"] = "nothing" if machine is None else machine.state
-        emit(record, as_json)
+            account = service.account_of(known)
+            machine = patiently(lambda: account.describe(known.ref))
+            seen = "nothing" if machine is None else machine.state
+    now = _now()
+    record = ready_record(known, now)
+    lines = record if as_json else readable(record, now)
+    emit({**lines, "seen_by_provider": seen}, as_json)
 
 
 @workspace.command("ssh-config")
