@@ -22,11 +22,13 @@ import asyncssh
 from codexctl.client.descriptors import Input, Output
 from codexctl.client.ssh_config import SshTarget
 from codexctl.client.ssh_connect import connect
+from codexctl.client.stdio import Escapes
 from codexctl.errors import ConnectionFailed, Interrupted
 
 # Output that waits for a slow reader here before the remote command is held up.
 MAX_WAITING_BYTES = 1 << 20
 GOODBYE_S = 3.0  # for a remote command to end after TERM or HUP
+HELP = b"\r\n~.  end the session\r\n~?  this text\r\n~~  a tilde\r\n"
 # Every session of a connection is a process group below the same sshd, as this script is itself.
 KILL_OTHERS = (
     "{{ ps -A -o pid= -o ppid= 2>/dev/null || ps -o pid,ppid; }} | while read p q; do "
@@ -66,7 +68,8 @@ def run_shell(
 ) -> int:
     """The login shell there (or a program on a terminal); its status as in `run_exec`.
 
-    The local terminal is raw meanwhile and restored however this ends.
+    The local terminal is raw meanwhile and restored however this ends. `~.` after a line end leaves
+    (Interrupted).
     """
     line = None if argv is None else quote_argv(argv)
     return asyncio.run(_run(target, line, (0, 1, 2), True, config))
@@ -107,8 +110,10 @@ def _in_place(command: list[str] | str, cwd: str | None, env: Mapping[str, str])
 class _Session(asyncssh.SSHClientSession[bytes]):
     """One command: what the channel says, as a status and bytes on descriptors."""
 
-    def __init__(self, fds: tuple[int | None, int, int]) -> None:
+    def __init__(self, fds: tuple[int | None, int, int], *, terminal: bool) -> None:
         self._fds = fds
+        self._escapes = Escapes() if terminal else None
+        self.left = False  # by ~.
         self._outputs: dict[int | None, Output] = {}
         self._input: Input | None = None
         self._paused = False
@@ -140,14 +145,26 @@ class _Session(asyncssh.SSHClientSession[bytes]):
 
     def _typed(self, data: bytes) -> None:
         try:
+            if not data:
+                self._chan.write_eof()
+                return
+            if self._escapes is not None:
+                data, command = self._escapes.feed(data)
+                if command:
+                    self._command(command)
             if data:
                 self._chan.write(data)
-            else:
-                self._chan.write_eof()
         except (BrokenPipeError, OSError):
             # The command reads no more; what it still prints is wanted.
             if self._input is not None:
                 self._input.pause()
+
+    def _command(self, command: str) -> None:
+        if command == ".":
+            self.left = True
+            self.stop()
+        else:
+            self._outputs[None].write(HELP)
 
     def pause_writing(self) -> None:
         if self._input is not None:
@@ -223,7 +240,7 @@ async def _run(
 ) -> int:
     stdin = fds[0]
     terminal = stdin if wants_tty and stdin is not None and os.isatty(stdin) else None
-    session = _Session(fds)
+    session = _Session(fds, terminal=terminal is not None)
     leave = _Leave(target, session)
     try:
         with leave.on_signals():
@@ -237,6 +254,8 @@ async def _run(
     except asyncio.CancelledError:
         if leave.status is None:
             raise
+    if session.left:
+        raise Interrupted("the session was ended by ~.")
     if leave.status == 128 + signal.SIGINT:
         raise Interrupted(f"left {target.alias}; the command there may still be running")
     if leave.status is not None:

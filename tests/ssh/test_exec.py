@@ -480,3 +480,14 @@ def test_ctrl_c_at_the_passphrase_is_130(world: World, tmp_path: Path) -> None:
     terminal.expect(b"Passphrase for")
     terminal.type(b"\x03")
     assert terminal.end() == 130
+
+
+@pytest.mark.skipif(not sshd_gives_terminals(), reason="devpts is mounted without gid=tty")
+def test_a_shell_is_left_by_its_escape(world: World) -> None:
+    terminal = Terminal(command("shell", "web", "sh"))
+    terminal.expect(b"#" if os.geteuid() == 0 else b"$")
+    terminal.type(b"\r~?")
+    terminal.expect(b"end the session")
+    terminal.type(b"\r~.")
+    terminal.expect(b"ended by ~.")
+    assert terminal.end() == 130
