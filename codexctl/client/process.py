@@ -17,6 +17,7 @@ from typing import Any
 from codexctl.client.connection import Channel, ChannelHandler, Connection
 from codexctl.client.stdio import Escapes, Output
 from codexctl.errors import CodexctlError, ConnectionFailed, Interrupted
+from codexctl.state.files import describe_os_error
 from codexctl.wire.channel import DATA_BYTES, STDERR, STDIN, STDOUT
 
 READ_BYTES = 4 * DATA_BYTES
@@ -67,7 +68,10 @@ class Process(ChannelHandler):
         """The exit status; raises what ended the channel instead of the process."""
         if self.error is not None and self.status is None:
             raise self.error
-        if self._out[STDOUT].broken:
+        failure = self._out[STDOUT].error
+        if failure is not None and not isinstance(failure, BrokenPipeError):
+            raise describe_os_error(failure, "standard output", "write")
+        if failure is not None:
             return 128 + signal.SIGPIPE
         return 0 if self.status is None else self.status
 

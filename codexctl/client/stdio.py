@@ -40,7 +40,12 @@ class Output:
         self._written = written
         self._queue: deque[memoryview] = deque()
         self.fd, self._nonblocking = private_descriptor(fd)
-        self.broken = False
+        self.error: OSError | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing can be written any more: the reader is gone, or the disk is full."""
+        return self.error is not None
 
     @property
     def idle(self) -> bool:
@@ -68,9 +73,9 @@ class Output:
                 self._written(sent)
         except BlockingIOError:
             pass
-        except OSError:
-            # Nobody reads any more; what still comes is dropped, and counted as dealt with.
-            self.broken = True
+        except OSError as error:
+            # What still comes is dropped, and counted as dealt with.
+            self.error = error
             self._written(len(data) - total)
             return len(data)
         return total

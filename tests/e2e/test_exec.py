@@ -144,6 +144,17 @@ def test_a_reader_that_leaves_ends_the_command_as_sigpipe_would(box: Pair) -> No
     until(lambda: all(p["state"] != "running" for p in processes(box)), "the end of yes")
 
 
+def test_a_full_disk_under_stdout_is_said(box: Pair) -> None:
+    with open("/dev/full", "wb") as full:
+        process = popen(box.device, "exec", "box", "--", "yes", stdout=full, stderr=subprocess.PIPE)
+        with process:
+            assert process.stderr is not None
+            told = process.stderr.read()
+            assert process.wait(DEADLINE_S) == 1
+    assert b"cannot write standard output: No space left" in told
+    assert b"hint: free some space" in told
+
+
 def test_a_reader_that_stops_stalls_the_command_and_nothing_grows(box: Pair) -> None:
     process = popen(box.device, "exec", "box", "--", "yes", stdout=subprocess.PIPE)
     with process:
