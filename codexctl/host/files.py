@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -119,7 +120,7 @@ async def serve_file(channel: HostChannel, context: HostContext) -> None:
         pass  # the device has gone before it began
     finally:
         if process.returncode is None:
-            process.kill()
+            _kill(process)
             await process.wait()
         copy[1].set()
         if context.copies.get(key) is copy:
@@ -136,7 +137,7 @@ async def _replace(copy: tuple[asyncio.subprocess.Process, asyncio.Event] | None
         return
     process, over = copy
     if process.returncode is None:
-        process.kill()
+        _kill(process)
     try:
         async with asyncio.timeout(REPLACE_S):
             await over.wait()
@@ -231,7 +232,15 @@ async def _feed(channel: HostChannel, process: asyncio.subprocess.Process) -> No
                 pass  # it has ended, and says why on stderr
             channel.consumed(size)
     if process.returncode is None:
-        process.kill()
+        _kill(process)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill bwrap and, where it is still setting up, the child that would be left behind by it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has just ended
 
 
 def _summary(stderr: bytes) -> dict[str, Any]:
