@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 from codexctl.client.ask import request
 from codexctl.client.connection import Connection
 from codexctl.client.handshake import (
-    WrongHostKey,
     exchange,
     handshake,
     new_stream_id,
     open_websocket,
 )
-from codexctl.client.registry import HostOffline, Relay, call, connect
+from codexctl.client.registry import HostOffline, Relay, TokenRefused, call, connect
 from codexctl.client.store import HostRecord, HostStore, name_taken
 from codexctl.client.websocket import WebSocket
 from codexctl.errors import (
@@ -165,9 +164,7 @@ def _pair(
             psk=target.keys.psk,
             offer_id=target.keys.offer_id,
         )
-    except WrongHostKey:
-        raise
-    except AuthenticationFailed as error:
+    except TokenRefused as error:
         raise AuthenticationFailed(
             "the relay does not accept this pairing offer: it was used, has expired or was altered",
             hint=_NEW_OFFER,

@@ -18,6 +18,12 @@ class HostOffline(ConnectionFailed):
     code = "offline"
 
 
+class TokenRefused(AuthenticationFailed):
+    """The relay does not take this bearer: unknown, expired or revoked."""
+
+    code = "token"
+
+
 class Relay(NamedTuple):
     """Where a relay is and how it is known: `pin` is the SHA-256 of its key, where self-signed."""
 
@@ -66,7 +72,7 @@ def _success(answer: Answer, url: str) -> dict[str, Any]:
     hint = str(answer.value.get("hint") or "")[:500]
     code = answer.value.get("error")
     if answer.status in (401, 403):
-        raise AuthenticationFailed(message, hint=hint or "pair again: codexctl pair URL")
+        raise TokenRefused(message, hint=hint or "pair again: codexctl pair URL")
     if code == "offline" or answer.status == 404:
         raise HostOffline(message, hint=hint)
     if 300 <= answer.status < 400:
@@ -115,9 +121,9 @@ def connect(relay: Relay, environment_id: str, suite: Suite, public_key: bytes) 
     except BaseException as error:
         if sock is not None:
             sock.close()
-        if isinstance(error, AuthenticationFailed):
+        if isinstance(error, TokenRefused):
             # The relay's own hint is for an owner, who makes tokens; a device gets one by pairing.
-            raise AuthenticationFailed(
+            raise TokenRefused(
                 "the relay does not take this device's token: it was revoked or has expired",
                 hint="pair again: codexctl pair --show on the host, codexctl pair URL here",
             ) from error
