@@ -57,6 +57,8 @@ from codexctl.wire import relay as wire
 
 TICK_S = 1.0  # also the bound within which a revocation by another process takes effect
 CLEAN_S = 3600.0
+# Frames wait while a write waits for another process, which needs milliseconds if it is well.
+LOCK_WAIT_S = 0.2
 CERTIFICATE_TICKS = 60
 BACKLOG = 1024
 # aiofastnet's own default costs half a MiB a TLS connection.
@@ -121,7 +123,7 @@ class RelayServer:
     async def __aenter__(self) -> Self:
         self.loop = asyncio.get_running_loop()
         now = time.time()
-        self.store = Store.open(self.config.home)
+        self.store = Store.open(self.config.home, LOCK_WAIT_S)
         try:
             limits = self.config.limits
             self._rooms = Rooms(limits)

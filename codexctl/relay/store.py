@@ -19,7 +19,13 @@ from codexctl.paths import Home
 from codexctl.relay.effects import DEVICE, OWNER, PAIRING, Claim, Principal, RoomKey
 from codexctl.relay.schema import MIGRATIONS, Pairing, Registration, Token
 from codexctl.secret import Secret
-from codexctl.state.database import describe_sqlite_error, now_s, open_database, transaction
+from codexctl.state.database import (
+    BUSY_TIMEOUT_S,
+    describe_sqlite_error,
+    now_s,
+    open_database,
+    transaction,
+)
 
 TOKEN_PREFIX = "cxr_"  # noqa: S105 - what secret scanners recognise, not a secret
 DEFAULT_OWNER = "default"
@@ -42,9 +48,10 @@ def sha256(secret: str) -> bytes:
 class Store:
     """An open relay.db. Methods raise StateError where the file or the disk fails."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, lock_wait_s: float = BUSY_TIMEOUT_S) -> None:
         self._path = path
         self._db = open_database(path, MIGRATIONS)
+        self._db.execute(f"PRAGMA busy_timeout={int(lock_wait_s * 1000)}")
         # A crash of the machine may lose the last commits, never the file; no commit waits for
         # the disk while frames are waiting for the loop.
         self._db.execute("PRAGMA synchronous=NORMAL")
@@ -55,8 +62,9 @@ class Store:
         self.refresh()
 
     @classmethod
-    def open(cls, home: Home) -> Store:
-        return cls(home.ensure().relay_db)
+    def open(cls, home: Home, lock_wait_s: float = BUSY_TIMEOUT_S) -> Store:
+        """The store of a home; a file that another process has locked is waited for so long."""
+        return cls(home.ensure().relay_db, lock_wait_s)
 
     def close(self) -> None:
         self._db.close()

@@ -18,6 +18,7 @@ from codexctl.relay import front
 from codexctl.relay.limits import MAX_BODY_BYTES, MAX_HEAD_BYTES, Limits
 from codexctl.relay.link import Link
 from codexctl.relay.log import EventLog
+from codexctl.relay.store import Store
 from codexctl.wire import relay as wire
 from tests.relay.ends import (
     Ends,
@@ -413,5 +414,26 @@ def test_a_disk_that_is_full_stops_registrations_and_no_frame(tmp_path: Path) ->
             assert (await ends.register("again")).status == 200
             await host.close()
             assert await closed_with(host) == 1000
+
+    run(test)
+
+
+def test_a_file_that_another_process_has_locked_stops_no_frame(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(tmp_path) as ends:
+            host, device = await ends.host(), await ends.device()
+            other = Store.open(ends.relay.config.home)
+            try:
+                other._db.execute("BEGIN IMMEDIATE")
+                answer = await ends.register("den")
+                assert answer.status == 507
+                assert (await ends.register()).status == 200, "what is known needs no write"
+                stream = new_stream()
+                await device.send(frame(stream))
+                assert await host.recv() == frame(stream)
+                other._db.execute("ROLLBACK")
+            finally:
+                other.close()
+            assert (await ends.register("den")).status == 200
 
     run(test)
