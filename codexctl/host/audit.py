@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from codexctl.errors import StateError
+from codexctl.errors import Refused, StateError
 from codexctl.host.store import AuditHead, open_store, read_audit_head, write_audit_head
 from codexctl.paths import Home
 from codexctl.state.database import describe_sqlite_error
@@ -36,6 +36,7 @@ SYNC_AFTER_S = 1.0
 MAX_RECORD_BYTES = 64 * 1024
 MAX_TEXT = 8000
 FIRST = "0" * 64
+UNRECORDED = "this host refuses what it cannot record"
 # What did not happen needs no record to be allowed not to happen.
 _NEGATIVE = ("denied", "failed", "burnt")
 
@@ -219,9 +220,12 @@ class AuditLog:
             _log.error("%s", error)
 
     async def synced(self) -> None:
-        """With audit.sync = "each": wait until what was appended is on the disk. StateError."""
+        """With audit.sync = "each": wait until what was appended is on the disk, or Refused."""
         if self._sync_each:
-            await asyncio.get_running_loop().run_in_executor(self._syncer, self._sync)
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._syncer, self._sync)
+            except StateError as error:
+                raise Refused(f"{UNRECORDED}: {error}", hint=error.hint) from error
 
     def sync(self) -> None:
         """Put what was appended, and the head, on the disk now. StateError."""

@@ -13,7 +13,7 @@ from typing import Any
 from codexctl import __version__
 from codexctl.errors import CodexctlError, Refused, StateError
 from codexctl.host.agents_md import find_agents_md
-from codexctl.host.audit import AuditLog
+from codexctl.host.audit import UNRECORDED, AuditLog
 from codexctl.host.environment import LoginEnvironment, discover
 from codexctl.host.policy import SYSTEM_POLICY, Policy, load_policy
 from codexctl.host.processes import ProcessTable
@@ -129,9 +129,7 @@ class HostContext:
                 kind, who=peer.name, device=peer.device_id, what=what, outcome=outcome, **more
             )
         except StateError as error:
-            raise Refused(
-                f"this host refuses what it cannot record: {error}", hint=error.hint
-            ) from error
+            raise Refused(f"{UNRECORDED}: {error}", hint=error.hint) from error
 
     def note(self, kind: str, peer: Peer, what: object, outcome: str, **more: Any) -> None:
         """An audit record of what has happened already: where it cannot be kept the log says so."""

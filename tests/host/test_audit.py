@@ -210,6 +210,30 @@ def test_a_command_that_cannot_be_recorded_is_refused(
     bench.run(scenario)
 
 
+@pytest.mark.usefixtures("sandboxed")
+def test_with_sync_each_a_command_waits_for_the_disk(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.policy = '[audit]\nsync = "each"'
+    mark = bench.workspace / "mark"
+    synced = []
+
+    def broken(fd: int) -> None:
+        synced.append(mark.exists())
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def scenario(host: Host) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", broken)
+            done = await host.exec("touch", "mark")
+        assert isinstance(done.error, Refused)
+        assert "Input/output error" in done.error.message
+        assert synced[0] is False
+        assert not mark.exists()
+
+    bench.run(scenario)
+
+
 def test_a_sync_that_fails_is_told_to_the_next(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "SYNC_AFTER_S", 0.0)
 
