@@ -8,7 +8,7 @@ import click
 
 from codexctl.cli.complete import complete_paired
 from codexctl.cli.lazy import LazyGroup
-from codexctl.cli.output import confirm, emit, json_option, notice, yes_option
+from codexctl.cli.output import confirm, emit, json_option, notice, progress, yes_option
 from codexctl.cli.target import need_host, open_connection
 from codexctl.errors import CodexctlError
 from codexctl.paths import Home
@@ -57,7 +57,7 @@ def _listed(records: list[HostRecord]) -> list[dict[str, Any]]:
 
     if not records:
         return []
-    with ThreadPoolExecutor(ONLINE_CHECKS_AT_ONCE) as pool:
+    with progress("asking the relays"), ThreadPoolExecutor(ONLINE_CHECKS_AT_ONCE) as pool:
         states = list(pool.map(_online, records))
     return [
         {

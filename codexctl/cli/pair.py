@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from codexctl.cli.output import emit, emit_line, json_option, notice
+from codexctl.cli.output import emit, emit_line, json_option, notice, progress
 from codexctl.errors import UsageError
 from codexctl.paths import Home
 
@@ -79,21 +79,23 @@ def _pair(
         from codexctl.wire.pairing_url import parse_url
 
         parsed = parse_url(offer)
-        record = pair_by_url(store, load_identity(home), parsed, name=name, device_name=called)
+        with progress("pairing"):
+            record = pair_by_url(store, load_identity(home), parsed, name=name, device_name=called)
     else:
         from codexctl.wire.pairing_code import parse_code
 
         code = parse_code(offer)
         where = relay or _known_relay(store)
-        record = pair_by_code(
-            store,
-            load_identity(home),
-            code,
-            where.rstrip("/"),
-            pin=next((known.pin for known in store.all() if known.relay == where), None),
-            name=name,
-            device_name=called,
-        )
+        with progress("pairing"):
+            record = pair_by_code(
+                store,
+                load_identity(home),
+                code,
+                where.rstrip("/"),
+                pin=next((known.pin for known in store.all() if known.relay == where), None),
+                name=name,
+                device_name=called,
+            )
     result = {
         "name": record.name,
         "host": record.own_name,

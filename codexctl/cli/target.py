@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from codexctl.cli.output import notice
+from codexctl.cli.output import notice, progress
 from codexctl.errors import CodexctlError, ConnectionFailed
 from codexctl.paths import Home
 
@@ -87,7 +87,8 @@ def open_connection(home: Home, record: HostRecord) -> Connection:
     from codexctl.client.connection import Connection
     from codexctl.state.identity import load_identity
 
-    connection = Connection.open(record, load_identity(home), path_notice)
+    with progress(f"connecting to {record.name}"):
+        connection = Connection.open(record, load_identity(home), path_notice)
     if record.token_expires_at - time.time() < RENEW_BEFORE_S:
         _renew(home, connection)
     return connection
