@@ -16,6 +16,7 @@ What ends a command, and the status it gives:
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 
@@ -101,7 +102,7 @@ def run(argv: list[str], *, ends_process: bool = False) -> int:
 
     `ends_process`: the caller exits with it, so that after an error Ctrl-C changes nothing more.
     """
-    _fill_closed_streams()
+    _prepare_streams()
     try:
         status = _dispatch(argv)
         sys.stdout.flush()
@@ -114,8 +115,11 @@ def run(argv: list[str], *, ends_process: bool = False) -> int:
         return _report(_innermost(error), as_json=_wants_json(argv))
 
 
-def _fill_closed_streams() -> None:
-    """Make a closed stdin, stdout or stderr /dev/null, so that no socket gets its number."""
+def _prepare_streams() -> None:
+    """Make a closed stdin, stdout or stderr /dev/null, so that no socket gets its number.
+
+    What the terminal's encoding does not have is printed as an escape, and never an error.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             fd = os.open(os.devnull, os.O_RDWR)
@@ -123,6 +127,8 @@ def _fill_closed_streams() -> None:
                 os.dup2(fd, number)
             mode = "r" if number == 0 else "w"
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - kept to the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _dispatch(argv: list[str]) -> int:

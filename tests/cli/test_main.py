@@ -186,6 +186,16 @@ def test_a_closed_stdout_ends_it_quietly_by_sigpipe() -> None:
     assert done.stderr == b""
 
 
+def test_an_encoding_that_lacks_a_character_is_no_error() -> None:
+    done = subprocess.run(
+        [*CODEXCTL, "exec", "--help"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"HOST[,HOST\\u2026]" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("redirection", "status"),
     [(">&-", 0), ("<&- >&- 2>&-", 0), ("2>&-", 0), ("2>/dev/full", 0)],
