@@ -38,6 +38,7 @@ TERM_AFTER_S = 2.0
 KILL_AFTER_S = 7.0
 # bwrap needs some milliseconds before the command runs; a signal waits for that.
 SIGNAL_RETRY_S = 0.005
+SETUP_S = 2.0  # after which it is not looked for any more whether the command runs
 SIGNAL_TRIES = 400
 
 _CHILD_PID = re.compile(rb'"child-pid": (\d+)\D')
@@ -318,7 +319,8 @@ class HostProcess:
         if not self.launch.sandboxed:
             return self._pid
         first = self._first()
-        self._runs = self._runs or (first != 0 and _runs_command(first))
+        if first and not self._runs:
+            self._runs = time.time() - self.started_at > SETUP_S or _runs_command(first)
         return first if self._runs else 0
 
     def _first(self) -> int:
@@ -416,14 +418,18 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
 
 def _runs_command(first: int) -> bool:
     """True once a child of the sandbox's first process runs something other than bwrap."""
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat") as file:
-                    text = file.read()
-            except OSError:
-                continue  # ended while we looked
-            command, _, rest = text.partition("(")[2].rpartition(")")
-            if int(rest.split()[1]) == first and command != "bwrap":
-                return True
+    try:
+        with open(f"/proc/{first}/task/{first}/children") as file:
+            pids = file.read().split()
+    except OSError:
+        pids = [name for name in os.listdir("/proc") if name.isdigit()]  # not in every kernel
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                text = file.read()
+        except OSError:
+            continue  # ended while we looked
+        command, _, rest = text.partition("(")[2].rpartition(")")
+        if int(rest.split()[1]) == first and command != "bwrap":
+            return True
     return False

@@ -245,6 +245,7 @@ class Sandbox:
         self._around = around
         self._workspace = workspace
         self._works = False
+        self._lock = asyncio.Lock()
         self._private = PrivateFiles()
         self._looked_at = 0.0
         self._bwrap = ""
@@ -252,10 +253,16 @@ class Sandbox:
 
     async def ready(self) -> None:
         """Return where the sandbox starts here; else Refused with the way to mend it."""
-        if not self._works:
-            await asyncio.to_thread(self.probe)
-        elif self._around.as_root and time.monotonic() - self._looked_at > LOOK_AGAIN_S:
-            await asyncio.to_thread(self._look)
+        if self._works and not self._stale():
+            return
+        async with self._lock:
+            if not self._works:
+                await asyncio.to_thread(self.probe)
+            elif self._stale():
+                await asyncio.to_thread(self._look)
+
+    def _stale(self) -> bool:
+        return self._around.as_root and time.monotonic() - self._looked_at > LOOK_AGAIN_S
 
     def _look(self) -> None:
         masked, left_out = self._private.look()
