@@ -99,6 +99,39 @@ def test_a_slow_host_holds_up_its_devices_and_no_others(tmp_path: Path) -> None:
     run(test)
 
 
+def test_many_devices_wait_for_one_host_and_lose_nothing(tmp_path: Path) -> None:
+    count, each = 12, 40
+
+    async def test() -> None:
+        async with serving(tmp_path) as ends:
+            host = await ends.host()
+            devices = {new_stream(): await ends.device() for _ in range(count)}
+            host.transport.pause_reading()
+
+            async def flood(stream: str) -> None:
+                for seq in range(each):
+                    await devices[stream].send(data(stream, BLOCK, seq))
+
+            async with asyncio.TaskGroup() as group:
+                for stream in devices:
+                    group.create_task(flood(stream))
+                links = ends.relay._links.values()
+                await ends.until(lambda: sum(link.paused for link in links) == count)
+                assert ends.figure("queued_bytes") < count * (READ_BYTES + 64 * KIB)
+                host.transport.resume_reading()
+                got: dict[str, list[int]] = {stream: [] for stream in devices}
+                for _ in range(count * each):
+                    message = await host.recv()
+                    assert isinstance(message, bytes)
+                    received = wire.decode(message)
+                    assert isinstance(received.body, wire.Data)
+                    got[received.stream_id].append(received.body.seq)
+            assert list(got.values()) == [list(range(each))] * count
+            assert ends.figure("slow") == 0
+
+    run(test)
+
+
 def test_a_slow_device_is_cut_and_its_host_goes_on(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path, Limits(queue_bytes_a_link=2 * MIB)) as ends:
