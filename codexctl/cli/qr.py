@@ -52,7 +52,7 @@ def show_qr(text: str, stream: IO[str], *, invert: bool = False) -> None:
         if columns < needed:
             notice(
                 f"the QR code is {needed} columns wide and this terminal {columns}: "
-                "widen it, or write an image with --png FILE"
+                "widen it, or have an image: codexctl pair --show --png FILE"
             )
             return
     stream.write(render_qr(text, invert, colour_wanted(stream)))
