@@ -141,8 +141,11 @@ class Pipeline:
         if self.provider.capabilities.host_key and not files.pinned():
             line = ensure_key(files.host_key, f"first host key of {files.alias}")
             files.pin([public_key_of_line(line)])
-        # What the provider would refuse is found before anything is ordered.
+        # What the provider or ssh would refuse is found before anything is ordered.
         self._order(workspace)
+        SshConfig(self.home).rehearse(
+            entry_of(workspace, Machine(workspace.ref, "running", "192.0.2.1"), files)
+        )
         return True
 
     def _journal_only(self, workspace: Workspace) -> bool:
@@ -376,23 +379,24 @@ def entries_of(home: Home, workspaces: Iterable[Workspace]) -> list[Entry]:
         if machine is None or not machine.address:
             continue
         files = WorkspaceFiles(home, workspace.id)
-        if not os.path.exists(files.key):
-            continue
-        entries.append(
-            Entry(
-                name=workspace.name,
-                id=workspace.id,
-                address=machine.address,
-                port=machine.port,
-                user=workspace.user,
-                key=files.key,
-                known_hosts=files.known_hosts,
-                alias=files.alias,
-                proxy_jump=machine.proxy_jump or "",
-                provider=workspace.provider,
-            )
-        )
+        if os.path.exists(files.key):
+            entries.append(entry_of(workspace, machine, files))
     return entries
+
+
+def entry_of(workspace: Workspace, machine: Machine, files: WorkspaceFiles) -> Entry:
+    return Entry(
+        name=workspace.name,
+        id=workspace.id,
+        address=machine.address or "",
+        port=machine.port,
+        user=workspace.user,
+        key=files.key,
+        known_hosts=files.known_hosts,
+        alias=files.alias,
+        proxy_jump=machine.proxy_jump or "",
+        provider=workspace.provider,
+    )
 
 
 @contextmanager

@@ -88,6 +88,20 @@ class SshConfig:
                     hint="choose another --name, or rename that one",
                 )
 
+    def rehearse(self, entry: Entry) -> None:
+        """What `write` would find wrong, before a machine is ordered that it could not name."""
+        self.check_name(entry.name)
+        folder = os.path.dirname(os.path.realpath(self.user_config))
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+            raise StateError(
+                f"{folder} cannot be written, so ssh cannot learn the name {entry.name}",
+                hint=f"check the owner and mode of {folder}",
+            )
+        self._read_user_config()
+        self._check(self.render([entry]), [entry])
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.home.ensure()

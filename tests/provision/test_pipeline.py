@@ -157,6 +157,28 @@ def test_a_name_in_use_and_two_at_once_are_refused(machines: World) -> None:
     assert len(machines.things()) == 2
 
 
+def test_of_two_provisions_at_once_under_one_name_one_is_refused(machines: World) -> None:
+    runs = [machines.start(*BARE) for _ in range(2)]
+    said = [run.communicate(timeout=60)[1] for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 2], said
+    assert len(machines.things()) == 2
+
+
+@pytest.mark.parametrize("what", ["folder", "template"])
+def test_what_ssh_could_not_be_told_is_found_before_the_order(world: World, what: str) -> None:
+    if what == "folder":
+        world.env["CODEXCTL_SSH_CONFIG"] = "/dev/null/config"
+    else:
+        (world.home / "templates").mkdir()
+        (world.home / "templates" / "ssh_config.j2").write_text("Host {{ nonsense }}")
+    done = world.run(*BARE)
+    assert done.returncode in (1, 2)
+    assert json.loads(done.stderr.splitlines()[-1])["hint"]
+    assert "create" not in world.calls()
+    assert world.left_here() == []
+    assert json.loads(world.ok("workspace", "list", "--json")) == []
+
+
 def test_user_data_beyond_the_limit_is_refused_before_the_order(world: World) -> None:
     big = world.folder / "big.sh"
     big.write_text("# " + "x" * 70_000)

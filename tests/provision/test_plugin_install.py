@@ -163,7 +163,6 @@ def test_a_third_party_provider_from_install_to_removal(fresh: Fresh) -> None:
     [
         ("broken", ("USER_DATA_BYTES = 65536", "raise SystemExit('boom')"), "boom"),
         ("greedy", ('    name = "greedy"', '    name = "ssh"'), "taken already"),
-        ("odd", ("def codexctl_provider", "def codexctl_provide"), "codexctl_provide"),
     ],
 )
 def test_a_plugin_that_does_not_work_is_rolled_back(
