@@ -174,7 +174,11 @@ def plan_sandbox(around: Surroundings, request: SandboxRequest, files: Files) ->
         real = files.realpath(path)
         if not files.exists(real) or real in around.left_out:
             continue
-        if any(within(real, secret) for secret in hidden) or within(home, real):
+        if any(within(real, secret) for secret in hidden):
+            continue
+        # Nothing on PATH or by a variable shows the whole home or /tmp; the policy may.
+        private = within(home, real) or (real in mounts and mounts[real].kind is Kind.PRIVATE)
+        if real == "/" or (private and path not in around.readable):
             continue
         mounts[real] = Mount(real, Kind.READ_ONLY)
     mounts[request.writable] = Mount(request.writable, Kind.WRITABLE)

@@ -233,14 +233,28 @@ def test_what_variables_name_is_hidden() -> None:
 def test_toolchains_on_the_path() -> None:
     files = ImaginedFiles(
         [*SYSTEM, "/home/u/project/", "/home/u/tools/go/bin/", "/home/u/tools/go/lib/",
-         "/home/u/bin/", "/srv/py/bin/", "/srv/py/pyvenv.cfg", "/data/bin/", "/data/private"]
+         "/home/u/bin/", "/tmp/", "/srv/py/bin/", "/srv/py/pyvenv.cfg", "/data/bin/", "/data/private"]
     )  # fmt: skip
-    path = "/usr/bin:/home/u/tools/go/bin:/home/u/bin:/srv/py/bin:/data/bin::relative:/:/home"
+    path = "/usr/bin:/home/u/tools/go/bin:/home/u/bin:/srv/py/bin:/data/bin::relative:/:/home:/tmp"
     found = plan("/home/u/project", files, variables={"PATH": path})
     for shown in ("/home/u/tools/go/lib", "/home/u/bin", "/srv/py/pyvenv.cfg", "/data/bin"):
         assert found.shows(shown)
-    for hidden in ("/home/u/tools/other", "/data/private", "/home/u/x", "/srv/x"):
+    for hidden in ("/tmp/x", "/home/u/tools/other", "/data/private", "/home/u/x", "/srv/x"):
         assert not found.shows(hidden)
+
+
+def test_the_policy_may_show_the_home_and_never_its_credentials() -> None:
+    files = ImaginedFiles(
+        [*SYSTEM, "/home/u/project/", "/home/u/.ssh/id", "/home/u/notes", "/home/v/notes"]
+    )
+    found = plan("/home/u/project", files, readable=("/home/u", "/"))
+    assert kinds(found)["/home/u"] is Kind.READ_ONLY
+    assert found.shows("/home/u/notes")
+    assert not found.shows("/home/u/.ssh/id")
+    assert not found.shows("/home/v/notes")
+    found = plan("/home/u/project", files, readable=("/home",))
+    assert found.shows("/home/v/notes")
+    assert not found.shows("/home/u/notes")
 
 
 def test_the_command_line() -> None:
@@ -278,7 +292,7 @@ ANY = PLACES | ELSEWHERE
     ),
     workspace=ANY | st.sampled_from([HOME, "/home", "/data"]),
     hidden=st.lists(ANY, max_size=2),
-    readable=st.lists(ANY, max_size=2),
+    readable=st.lists(ANY | st.sampled_from([HOME, "/home", "/"]), max_size=2),
     state=ANY,
 )
 @settings(max_examples=300, deadline=None)
