@@ -143,7 +143,7 @@ class SshConfig:
             with open(self.user_config, "rb") as file:
                 mode = os.fstat(file.fileno()).st_mode & 0o777
                 data = file.read(MAX_CONFIG_BYTES + 1)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return "", 0o600
         except OSError as error:
             raise describe_os_error(error, self.user_config, "read") from error
