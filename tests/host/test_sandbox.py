@@ -233,7 +233,8 @@ def test_what_variables_name_is_hidden() -> None:
 def test_toolchains_on_the_path() -> None:
     files = ImaginedFiles(
         [*SYSTEM, "/home/u/project/", "/home/u/tools/go/bin/", "/home/u/tools/go/lib/",
-         "/home/u/bin/", "/tmp/", "/srv/py/bin/", "/srv/py/pyvenv.cfg", "/data/bin/", "/data/private"]
+         "/home/u/bin/", "/tmp/", "/srv/py/bin/", "/srv/py/pyvenv.cfg", "/data/bin/",
+         "/data/private"]
     )  # fmt: skip
     path = "/usr/bin:/home/u/tools/go/bin:/home/u/bin:/srv/py/bin:/data/bin::relative:/:/home:/tmp"
     found = plan("/home/u/project", files, variables={"PATH": path})
