@@ -70,6 +70,8 @@ class Wanted(NamedTuple):
     host_key_private: Secret
     host_key_public: str
     close_metadata: bool
+    ends_itself: bool
+    """The machine shuts down at its expiry, which may be moved while it runs."""
     expires_at: int | None
     template: str = ""
 
@@ -134,6 +136,7 @@ def render_user_data(home: Home, wanted: Wanted, *, limit_bytes: int) -> Secret:
         packages=list(dict.fromkeys(packages)),
         steps=steps_of(wanted.setup, bare=wanted.bare),
         close_metadata=wanted.close_metadata,
+        ends_itself=wanted.ends_itself,
         expires_at=wanted.expires_at,
     )
     check_user_data(text, wanted)

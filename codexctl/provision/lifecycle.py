@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from codexctl.errors import CodexctlError
 from codexctl.paths import Home
 from codexctl.provision import readiness
 from codexctl.provision.errors import ProviderError, Unsupported
@@ -126,11 +125,6 @@ def extend(
 
     In this order a crash leaves a machine that lives shorter than the journal says, never longer.
     """
-    if expires_at is None and provider.capabilities.ends_itself:
-        raise CodexctlError(
-            f"a machine of {provider.name} ends itself at its ttl, so it needs one",
-            hint=f"codexctl workspace extend {workspace.name} 30d",
-        )
     with workspace_lock(home, workspace):
         journal.set_expiry(workspace.id, expires_at)
         fresh = journal.by_id(workspace.id)
@@ -139,7 +133,8 @@ def extend(
         account.set_expiry(fresh.ref, journal.tags(fresh))
         if provider.capabilities.ends_itself and workspace.power == "running":
             with Link(target_of(home, fresh, passphrase)) as link:
-                link.check(f"AT={expires_at}\n{EXPIRES_ON_MACHINE}", what="setting the new end")
+                at = "never" if expires_at is None else str(expires_at)
+                link.check(f"AT={at}\n{EXPIRES_ON_MACHINE}", what="setting the new end")
         journal.note(workspace.id, f"expires at {expires_at}", now=int(time.time()))
 
 

@@ -159,7 +159,6 @@ class Pipeline:
         if able.user_data_bytes:
             with open(files.host_key, encoding="ascii") as file:
                 private = Secret(file.read())
-            ends = workspace.expires_at if able.ends_itself else None
             settings = workspace.settings
             user_data = render_user_data(
                 self.home,
@@ -175,7 +174,8 @@ class Pipeline:
                     host_key_private=private,
                     host_key_public=ensure_key(files.host_key, ""),
                     close_metadata=able.metadata,
-                    expires_at=ends,
+                    ends_itself=able.ends_itself,
+                    expires_at=workspace.expires_at,
                     template=settings.template,
                 ),
                 limit_bytes=able.user_data_bytes,

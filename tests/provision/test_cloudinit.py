@@ -33,11 +33,15 @@ def wanted(**changes: object) -> Wanted:
         "host_key_private": Secret(PRIVATE),
         "host_key_public": "ssh-ed25519 BBBB",
         "close_metadata": False,
+        "ends_itself": False,
         "expires_at": None,
         "template": "",
         **changes,
     }
     return Wanted(**values)  # type: ignore[arg-type]
+
+
+ENDING = {"close_metadata": True, "ends_itself": True, "expires_at": 99}
 
 
 def rendered(tmp_path: Path, limit: int = 1 << 20, **changes: object) -> dict[str, object]:
@@ -56,7 +60,7 @@ def test_the_machine_is_born_with_our_host_key_and_no_other(tmp_path: Path) -> N
 
 
 def test_options_reach_it(tmp_path: Path) -> None:
-    data = rendered(tmp_path, bare=False, packages=("zsh",), close_metadata=True, expires_at=99)
+    data = rendered(tmp_path, bare=False, packages=("zsh",), **ENDING)
     assert data["disable_ec2_metadata"] is True
     packages = data["packages"]
     assert isinstance(packages, list)
@@ -65,6 +69,25 @@ def test_options_reach_it(tmp_path: Path) -> None:
     assert files["/var/lib/codexctl/expires_at"]["content"] == "99\n"
     assert "/etc/systemd/system/codexctl-end.timer" in files
     assert "/var/lib/codexctl/steps/10-codex" in files
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"), [("99", True), ("9999999999", False), ("never", False), ("", False)]
+)
+def test_the_machine_ends_itself_when_it_is_time(tmp_path: Path, text: str, ends: bool) -> None:
+    data = rendered(tmp_path, **ENDING)
+    files = {file["path"]: file["content"] for file in data["write_files"]}  # type: ignore[attr-defined]
+    (tmp_path / "expires_at").write_text(f"{text}\n")
+    script = files["/var/lib/codexctl/end"].replace("/var/lib/codexctl", str(tmp_path))
+    (tmp_path / "end").write_text(script.replace("exec shutdown", "echo shutdown"))
+    done = subprocess.run(["sh", tmp_path / "end"], capture_output=True, text=True)
+    assert done.stdout.strip() == ("shutdown -h now" if ends else "")
+
+
+def test_without_an_expiry_it_can_still_be_given_one(tmp_path: Path) -> None:
+    data = rendered(tmp_path, ends_itself=True)
+    files = {file["path"]: file["content"] for file in data["write_files"]}  # type: ignore[attr-defined]
+    assert files["/var/lib/codexctl/expires_at"] == "never\n"
 
 
 def test_a_limit_is_told_with_both_numbers(tmp_path: Path) -> None:

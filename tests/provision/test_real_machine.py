@@ -115,6 +115,7 @@ def test_cloud_init_itself_accepts_every_form_of_the_user_data(
             host_key_private=Secret((tmp_path / "key").read_text()),
             host_key_public=key,
             close_metadata=close,
+            ends_itself=expires_at is not None,
             expires_at=expires_at,
         )
         data = render_user_data(Home(str(tmp_path)), wanted, limit_bytes=1 << 16)
