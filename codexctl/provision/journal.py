@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from codexctl.errors import CodexctlError, UsageError
+from codexctl.errors import CodexctlError, StateError, UsageError
 from codexctl.paths import Home
 from codexctl.provision.core import Goal, State
 from codexctl.provision.expiry import journal_path
@@ -161,7 +161,15 @@ class Journal:
 
     def __init__(self, home: Home) -> None:
         self.path = journal_path(home)
-        self._db = open_database(self.path, MIGRATIONS)
+        try:
+            self._db = open_database(self.path, MIGRATIONS)
+        except StateError as error:
+            if "damaged" in error.hint:
+                error.hint = (
+                    f"restore {self.path} from a backup; what it knew of carries the tag codexctl "
+                    "at its provider, and codexctl workspace adopt takes it in again"
+                )
+            raise
 
     def close(self) -> None:
         self._db.close()

@@ -127,8 +127,9 @@ def test_an_expired_workspace_is_told_cheaply(tmp_path: Path) -> None:
 
 def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
     (tmp_path / "provision.db").write_bytes(b"not a database" * 100)
-    with pytest.raises(StateError, match=r"provision\.db"):
+    with pytest.raises(StateError, match=r"provision\.db") as caught:
         Journal(Home(str(tmp_path)))
+    assert "workspace adopt" in caught.value.hint
 
 
 def test_a_full_disk_is_told_before_anything_is_ordered(journal: Journal) -> None:
