@@ -101,10 +101,12 @@ def up(
             if not listen:
                 _remember_listen(home, relay, lan=lan)
             pin = _decode_pin(relay.pin)
-            where = Relay(relay.base_url, pin, _fresh_token(relay))
+            # Past a reverse proxy, unless a certificate stands for the public name alone.
+            near = relay.base_url if tls_cert else relay.local_url
             daemon = Daemon.create(
                 home,
-                relay=where,
+                relay=Relay(near, pin, _fresh_token(relay)),
+                shown_relay=relay.base_url,
                 name=called,
                 workspace=folder,
                 tell=teller(as_json=as_json),

@@ -35,6 +35,7 @@ PING_AFTER_S = 4.0  # of silence
 PONG_WITHIN_S = 4.0  # so a dead relay is found in under 10 s
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 15.0
+REPLACED = 4001  # the relay's close code, PROTOCOL.md section 1
 WRITE_HIGH_BYTES = 1 << 20  # waiting in the socket's buffer; then sessions wait
 
 _log = logging.getLogger(__name__)
@@ -47,13 +48,15 @@ class LinkPath(WSListener):
         self._link = link
         self._transport: WSTransport | None = None
         self.congested = False
+        self.close_code = 0
 
     def send(self, message: Buffer) -> None:
         if self._transport is not None:
             self._transport.send(WSMsgType.BINARY, message)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        transport.underlying_transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        transport.underlying_transport.set_write_buffer_limits(high=REPLACED = 4001  # the relay's close code, PROTOCOL.md section 1
+WRITE_HIGH_BYTES)
         self._transport = transport
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
@@ -65,6 +68,7 @@ class LinkPath(WSListener):
                 transport.send_close(WSCloseCode.PROTOCOL_ERROR)
                 transport.disconnect()
         elif frame.msg_type == WSMsgType.CLOSE:
+            self.close_code = int.from_bytes(frame.get_payload_as_bytes()[:2], "big")
             transport.disconnect()
         elif frame.msg_type not in (WSMsgType.PING, WSMsgType.PONG):
             transport.send_close(WSCloseCode.UNSUPPORTED_DATA)
@@ -142,6 +146,11 @@ class RelayLink:
                 self.path = None
                 path.disconnect()
                 self._on_down(path)
+            if path.close_code == REPLACED:
+                raise AuthenticationFailed(
+                    "another process has taken this host's place at the relay",
+                    hint="it runs with a copy of this CODEXCTL_HOME: end one of the two",
+                )
             _log.info("the connection to the relay ended; connecting again")
 
     async def _connect(self, registration: Registration) -> tuple[LinkPath, WSTransport]:

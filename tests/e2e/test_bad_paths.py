@@ -26,6 +26,7 @@ from codexctl.session.records import PathFault, SessionOver
 from codexctl.state.identity import load_identity
 from codexctl.wire.handshake import KIND_SESSION, PROLOGUE_LABEL
 from tests.e2e.conftest import Pair
+from tests.support.programs import Machine
 from tests.support.tap import Tap
 
 MIB = 1 << 20
@@ -155,3 +156,24 @@ def test_a_revoked_relay_token_is_told_from_a_relay_that_is_away(box: Pair) -> N
     with pytest.raises(ConnectionFailed, match="cannot reach the relay") as unreachable:
         Connection.open(away, key)
     assert not isinstance(unreachable.value, AuthenticationFailed)
+
+
+def test_a_copy_of_a_hosts_home_is_told_apart_and_one_of_the_two_ends(tmp_path: Path) -> None:
+    relay, first, copy = (Machine(tmp_path / name) for name in ("relay", "first", "copy"))
+    with relay.start("relay", "serve", "--json", "--listen", "127.0.0.1:0") as serving:
+        url = serving.event("ready")["relay"]
+        create = ("relay", "token", "create", "--name", "h", "--expires", "1d")
+        token = relay.json(*create)["token"]
+        for machine in (first, copy):
+            machine.environment["CODEXCTL_RELAY_TOKEN"] = token
+        options = ("host", "serve", "--json", "--relay", url, "--name", "box")
+        with first.start(*options) as one:
+            one.event("ready")
+            copy.home.mkdir()
+            key = (first.home / "identity.key").read_bytes()
+            (copy.home / "identity.key").write_bytes(key)
+            (copy.home / "identity.key").chmod(0o600)
+            with copy.start(*options) as two:
+                two.event("ready")
+                assert one.process.wait(30) == 255
+        assert b"taken this host's place" in b"".join(one.errors)
