@@ -55,8 +55,7 @@ class LinkPath(WSListener):
             self._transport.send(WSMsgType.BINARY, message)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        transport.underlying_transport.set_write_buffer_limits(high=REPLACED = 4001  # the relay's close code, PROTOCOL.md section 1
-WRITE_HIGH_BYTES)
+        transport.underlying_transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         self._transport = transport
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
