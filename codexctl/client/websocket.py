@@ -31,6 +31,7 @@ _MAX_CONTROL_BYTES = 125
 # Below this, XOR of two large integers is quick enough; above, the C masker's import pays.
 _SLOW_MASK_BYTES = 1 << 20
 _BUFFERS_A_CALL = 16
+_SMALL_BYTES = 4096  # up to here a copy costs less than a second buffer
 
 
 class WebSocket:
@@ -118,8 +119,10 @@ class WebSocket:
             head = struct.pack(">BBH", 0x80 | opcode, 0xFE, size)
         else:
             head = struct.pack(">BBQ", 0x80 | opcode, 0xFF, size)
-        self._out.append(memoryview(head + mask))
-        if size:
+        if size < _SMALL_BYTES:
+            self._out.append(memoryview(head + mask + self._mask(payload, mask)))
+        else:
+            self._out.append(memoryview(head + mask))
             self._out.append(memoryview(self._mask(payload, mask)))
 
     def _mask(self, payload: Buffer, mask: bytes) -> bytes:
@@ -153,6 +156,8 @@ class WebSocket:
 
     def _send(self, out: deque[memoryview]) -> int:
         if self._secure:
+            return self._sock.send(out[0])
+        if len(out) == 1:
             return self._sock.send(out[0])
         # One system call for what has gathered; TLS has no such call.
         return self._sock.sendmsg(islice(out, _BUFFERS_A_CALL))

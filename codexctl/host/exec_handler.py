@@ -28,12 +28,13 @@ from codexctl.session.channel import (
     MessageReceived,
     Peer,
 )
-from codexctl.wire.channel import STDERR, STDOUT
+from codexctl.wire.channel import DATA_BYTES, STDERR, STDOUT
 
 __all__ = ["HANDLERS", "HostContext", "control"]
 
 # Chunks sent before other channels get their turn.
 CHUNKS_A_TURN = 32
+TERMINAL_BYTES = 4095  # what Linux gives of a terminal at one time, at most
 
 
 async def serve_exec(channel: HostChannel, context: HostContext) -> None:
@@ -302,18 +303,22 @@ class _Attachment:
         self._end("done")
 
     async def _send_some(self, stream: int) -> bool:
-        """Send what a stream has, up to a turn's share; False where it had nothing."""
+        """Send what a stream has, up to a turn's share; False where that was all for now."""
         channel, process = self._channel, self._process
-        for turn in range(CHUNKS_A_TURN):
+        full = TERMINAL_BYTES if process.launch.tty else DATA_BYTES
+        for _ in range(CHUNKS_A_TURN):
             data = process.read(stream)
             if data is None:
-                return turn > 0
+                return False
             if not data:
                 await channel.write_eof(stream)
                 return True
             process.ring.append(stream, data)
             await channel.write(stream, data)
             process.sent += len(data)
+            if len(data) < full:
+                # A keystroke's echo: asking again would cost as much as all of the above.
+                return False
         return True
 
     async def _inward(self) -> None:
