@@ -96,6 +96,8 @@ class HostProcess:
         self._sent_signals: set[int] = set()
         self._wide: set[int] = set()
         self._read_waiter: asyncio.Future[None] | None = None
+        self._stdin_full = False
+        self._watched = False  # the outputs, for `readable`
         # What the command has not taken yet; None is the end of its input.
         self._input: deque[tuple[memoryview | None, Callable[[int], None]]] = deque()
         self._written = 0
@@ -181,20 +183,33 @@ class HostProcess:
     async def readable(self) -> None:
         """Wait until an output has something, or the process has ended."""
         self._read_waiter = waiter = self._loop.create_future()
-        for fd in self.outputs.values():
-            self._loop.add_reader(fd, _wake, waiter)
+        if not self._watched:
+            self._watched = True
+            for fd in self.outputs.values():
+                self._loop.add_reader(fd, self._output_ready)
         try:
             await waiter
         finally:
-            for fd in self.outputs.values():  # one that was closed may be another's by now
-                self._loop.remove_reader(fd)
+            self._read_waiter = None
+
+    def _output_ready(self) -> None:
+        if self._read_waiter is not None:
+            _wake(self._read_waiter)
+        else:
+            # Whoever reads is slower than the command. Watching ends only now and not at each
+            # read: for a keystroke's echo that would cost more than all the rest.
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        self._watched = False
+        for fd in self.outputs.values():
+            self._loop.remove_reader(fd)
 
     def attach(self, token: object, name: str, taken: Callable[[str], None]) -> None:
         """Make `token` the reader. Who was it before is told the new one's name by its `taken`."""
         if self.attachment is not None:
             self.taken_by(name)
-        for fd in self.outputs.values():
-            self._loop.remove_reader(fd)
+        self._unwatch()
         self.attachment, self.attached_to, self.taken_by = token, name, taken
 
     def detach(self, token: object) -> None:
@@ -202,6 +217,7 @@ class HostProcess:
         if self.attachment is not token:
             return
         self.attachment, self.attached_to = None, ""
+        self._watched = False
         for stream, fd in self.outputs.items():
             self._loop.add_reader(fd, self._drain, stream)
 
@@ -251,14 +267,16 @@ class HostProcess:
                 except BlockingIOError:
                     self._widen(self.stdin)
                     self._loop.add_writer(self.stdin, self._flush)
+                    self._stdin_full = True
                     return
                 except OSError:
                     self._drop_input()  # the command has closed its end
             self._input.popleft()
             self._written = 0
             written(len(data))
-        if self.stdin >= 0:
+        if self._stdin_full and self.stdin >= 0:
             self._loop.remove_writer(self.stdin)
+        self._stdin_full = False
 
     def _type_end(self) -> None:
         if self.launch.tty is None:
