@@ -117,6 +117,7 @@ class Connection:
         self._writers: dict[int, Callable[[], None]] = {}
         self._poll = select.poll()
         self._poll.register(websocket.fileno(), _READABLE)
+        self._awaits_write = False
         self._failures = 0
         self._retry_at = 0.0
         self._told = False
@@ -294,8 +295,10 @@ class Connection:
         except OSError as error:
             self._lose_path(error)
             return
-        mask = _READABLE | (select.POLLOUT if websocket.wants_write else 0)
-        self._poll.modify(websocket.fileno(), mask)
+        if websocket.wants_write != self._awaits_write:
+            self._awaits_write = websocket.wants_write
+            mask = _READABLE | (select.POLLOUT if self._awaits_write else 0)
+            self._poll.modify(websocket.fileno(), mask)
 
     # --- paths ---
 
@@ -340,6 +343,7 @@ class Connection:
             self._schedule_retry(error)
             return
         self._websocket = websocket
+        self._awaits_write = False
         self._poll.register(websocket.fileno(), _READABLE)
         self.session.records.path_opened(time.monotonic())
 

@@ -31,6 +31,7 @@ _MAX_CONTROL_BYTES = 125
 # Below this, XOR of two large integers is quick enough; above, the C masker's import pays.
 _SLOW_MASK_BYTES = 1 << 20
 _BUFFERS_A_CALL = 16
+_MASKS_A_CALL = 64
 _SMALL_BYTES = 4096  # up to here a copy costs less than a second buffer
 
 
@@ -53,6 +54,7 @@ class WebSocket:
         self._fragments: bytearray | None = None
         self._out: deque[memoryview] = deque()
         self._masked_bytes = 0
+        self._masks: list[bytes] = []
         self.closed_because = ""
         try:
             self._upgrade(address.target, address.authority, key)
@@ -112,7 +114,7 @@ class WebSocket:
 
     def _queue(self, opcode: int, payload: Buffer) -> None:
         size = len(payload)
-        mask = os.urandom(4)
+        mask = self._new_mask()
         if size < 126:
             head = struct.pack(">BB", 0x80 | opcode, 0x80 | size)
         elif size < 65536:
@@ -124,6 +126,13 @@ class WebSocket:
         else:
             self._out.append(memoryview(head + mask))
             self._out.append(memoryview(self._mask(payload, mask)))
+
+    def _new_mask(self) -> bytes:
+        """Four unpredictable bytes (RFC 6455 section 5.3); asked of the system in stocks."""
+        if not self._masks:
+            stock = os.urandom(4 * _MASKS_A_CALL)
+            self._masks = [stock[at : at + 4] for at in range(0, len(stock), 4)]
+        return self._masks.pop()
 
     def _mask(self, payload: Buffer, mask: bytes) -> bytes:
         size = len(payload)
