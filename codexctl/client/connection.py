@@ -194,10 +194,11 @@ class Connection:
 
     def _turn(self, now: float) -> None:
         websocket = self._websocket
-        timeout = self._timeout(now)
+        due = self._due()
+        timeout = None if due is None else int(max(0.0, due - now) * 1000) + 1
         if websocket is not None and websocket.pending:
-            timeout = 0.0
-        events = self._poll.poll(None if timeout is None else int(timeout * 1000) + 1)
+            timeout = 0
+        events = self._poll.poll(timeout)
         path = -1 if websocket is None else websocket.fileno()
         for fd, mask in events:
             if fd == path:
@@ -209,16 +210,17 @@ class Connection:
                 self._writers[fd]()
         if websocket is not None and websocket.pending and websocket is self._websocket:
             self._path_event(select.POLLIN)
-        self._tick()
+        now = time.monotonic()
+        if due is not None and now >= due:
+            self._tick(now)
 
-    def _timeout(self, now: float) -> float | None:
+    def _due(self) -> float | None:
         due = self.session.records.deadline() if self._websocket else self._retry_at
         for at, _ in self._timers:
             due = at if due is None else min(due, at)
-        return None if due is None else max(0.0, due - now)
+        return due
 
-    def _tick(self) -> None:
-        now = time.monotonic()
+    def _tick(self, now: float) -> None:
         if self._timers:
             due = [timer for timer in self._timers if timer[0] <= now]
             self._timers = [timer for timer in self._timers if timer[0] > now]

@@ -193,8 +193,7 @@ class WebSocket:
     @property
     def pending(self) -> bool:
         """Whether TLS holds bytes that no poll would announce."""
-        pending = getattr(self._sock, "pending", None)
-        return bool(pending and pending())
+        return self._secure and bool(self._sock.pending())  # type: ignore[attr-defined]  # SSLSocket
 
     def messages(self) -> Iterator[Buffer]:
         """The whole binary messages read so far. ProtocolError ends the connection's use."""

@@ -248,6 +248,9 @@ class HostProcess:
         self._input.append((memoryview(data), written))
         if len(self._input) == 1:
             self._flush()
+        if self.launch.tty is not None and self._read_waiter is not None:
+            # The terminal's echo is there by now: saves asking the system whether it is.
+            _wake(self._read_waiter)
 
     def end_input(self) -> None:
         """No more input: the pipe is closed; on a terminal its end-of-file character is typed."""

@@ -225,19 +225,21 @@ class Session:
             self.flush(now)
         return size
 
-    def consumed(self, number: int, size: int) -> None:
-        """Give the peer credit for data that was dealt with; in steps."""
+    def consumed(self, number: int, size: int) -> bool:
+        """Give the peer credit for data that was dealt with, in steps; whether this was one."""
         state = self._channels.get(number)
         if state is None or state.remote_closed or state.local_closed:
-            return
+            return False
         state.consumed += size
-        if state.consumed >= CREDIT_STEP:
-            more = 0
-            if state.until_bulk > 0:
-                state.until_bulk -= state.consumed
-                more = BULK_CREDIT if state.until_bulk <= 0 else 0
-            self.grant(number, state.consumed + more)
-            state.consumed = 0
+        if state.consumed < CREDIT_STEP:
+            return False
+        more = 0
+        if state.until_bulk > 0:
+            state.until_bulk -= state.consumed
+            more = BULK_CREDIT if state.until_bulk <= 0 else 0
+        self.grant(number, state.consumed + more)
+        state.consumed = 0
+        return True
 
     def grant(self, number: int, size: int) -> None:
         """Allow the peer `size` more bytes of data; never more than MAX_CREDIT in all."""

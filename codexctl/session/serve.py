@@ -92,8 +92,8 @@ class ServedChannel:
         return self._events.popleft()
 
     def consumed(self, size: int) -> None:
-        self._session.core.consumed(self._number, size)
-        self._session.pump()
+        if self._session.core.consumed(self._number, size):
+            self._session.pump()
 
     async def write(self, stream: int, data: bytes | memoryview) -> None:
         session = self._session
