@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from codexctl.provision.model import Plan, Price, Provider
     from codexctl.provision.readiness import Stage
 
+ENV_TOKEN = "CODEXCTL_RELAY_TOKEN"  # noqa: S105 - a variable's name
 STAGE_WIDTH = 12
 
 
@@ -56,6 +58,11 @@ def plan_notes(provider: Provider, plan: Plan, settings: Settings) -> list[str]:
     from codexctl.durations import format_duration
 
     able, notes = provider.capabilities, list(plan.lines)
+    if settings.relay and settings.pair and not settings.bare and os.environ.get(ENV_TOKEN):
+        notes.append(
+            f"the relay token in {ENV_TOKEN} will stay on that machine: make one for it alone, "
+            "with its own owner and expiry"
+        )
     if not able.creates:
         return notes
     if settings.ttl_s is None:
