@@ -91,8 +91,7 @@ class Process(ChannelHandler):
             out.write(data)
             if out.broken and stream == STDOUT and self._channel is not None:
                 # As SIGPIPE would have it: nobody reads, so nothing needs to run.
-                self._channel.close()
-                self.status = 128 + signal.SIGPIPE
+                self.end(128 + signal.SIGPIPE)
 
     def message(self, value: dict[str, Any]) -> None:
         ended = value.get("exit")
@@ -165,6 +164,12 @@ class Process(ChannelHandler):
             self._interrupted_at = now
         if self._channel is not None and self.status is None:
             self._channel.send({"signal": name.removeprefix("SIG")})
+
+    def end(self, status: int) -> None:
+        """Close the channel from here; the host hangs up on what runs."""
+        self.status = status
+        if self._channel is not None:
+            self._channel.close()
 
     def resized(self) -> None:
         if self._channel is not None:
@@ -291,8 +296,11 @@ def run_terminal(
     def handle(number: int) -> None:
         if number == signal.SIGWINCH:
             process.resized()
-        else:
+        elif number == signal.SIGINT:
             process.signalled(number)
+        else:
+            # An interactive shell ignores it: end here, and the shell gets its hang-up.
+            process.end(128 + number)
 
     interactive = os.isatty(0)
     before = termios.tcgetattr(0) if interactive else None

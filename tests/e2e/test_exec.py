@@ -278,6 +278,15 @@ def test_a_shell_can_be_left_and_taken_up_again(box: Pair) -> None:
     assert again.status() == 0
 
 
+def test_a_signal_here_ends_a_shell_that_would_ignore_it(box: Pair) -> None:
+    user = TerminalUser(box.device, "shell", "box")
+    user.type(b"echo in-$((1+1))\n")
+    user.expect(b"in-2")
+    os.kill(user.pid, signal.SIGTERM)
+    assert user.status() == 128 + signal.SIGTERM
+    until(lambda: all(p["state"] != "running" for p in processes(box)), "the end of the shell")
+
+
 def test_tilde_dot_ends_a_shell_from_here(box: Pair) -> None:
     user = TerminalUser(box.device, "shell", "box")
     user.type(b"echo in-$((1+1))\n")
