@@ -28,6 +28,7 @@ MAX_PATH_BYTES = 4096
 READ_BYTES = 256 * 1024
 STDERR_BYTES = 16 * 1024
 REPLACE_S = 5.0  # for a copy to end that is begun anew
+ENDING_S = 0.5
 INFO_OPTION = "--info-fd"
 
 # The interpreter below any virtual environment; the options keep it from reading anything else.
@@ -231,7 +232,11 @@ async def _feed(channel: HostChannel, process: asyncio.subprocess.Process) -> No
             except ConnectionError:
                 pass  # it has ended, and says why on stderr
             channel.consumed(size)
-    if process.returncode is None:
+    try:
+        # It may have told all, and be about to end with its counts: those are for the record.
+        async with asyncio.timeout(ENDING_S):
+            await process.wait()
+    except TimeoutError:
         _kill(process)
 
 

@@ -106,14 +106,15 @@ def await_login(link: Link, name: str, tell: Teller, *, timeout_s: float) -> Non
     else:
         tell("port", "skipped", "behind a jump host")
     tell("host key", "waiting")
-    tries = 0
+    tries, proven = 0, False
     while True:
         wait = LOGIN_WAITS_S[min(tries, len(LOGIN_WAITS_S) - 1)]
         try:
             link.connect()
             break
         except LoginRefused as error:
-            if tries == 0:
+            if not proven:
+                proven = True
                 tell("host key", "ok")
             tell("login", "waiting", error.message)
             last: CodexctlError = error
@@ -128,7 +129,7 @@ def await_login(link: Link, name: str, tell: Teller, *, timeout_s: float) -> Non
             raise NotReady("login", last.message, name)
         tries += 1
         time.sleep(wait)
-    if tries == 0:
+    if not proven:
         tell("host key", "ok")
     tell("login", "ok", link.target.user)
 

@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def boot(
                 *("--bind", str(folder / "var"), "/var/lib"),
                 *("--bind", str(folder / "bin"), "/usr/local/bin"),
                 *("--bind", str(folder / "passwd"), "/etc/passwd"),
+                # The tests' own environment, where that lies below /tmp.
+                *(("--ro-bind", sys.prefix, sys.prefix) if sys.prefix.startswith("/tmp/") else ()),
                 *("--unshare-pid", "--proc", "/proc", "--setenv", "BOOT_DELAY", str(delay_s)),
                 *("sh", "-c", BOOT),
             ],
