@@ -118,7 +118,7 @@ class Store:
     def tokens(self, owner: str | None = None) -> list[Token]:
         """All tokens, newest last, ended ones of the last days among them."""
         listed = [t for t in self._tokens.values() if owner is None or t.owner == owner]
-        return sorted(listed, key=lambda token: token.created_at)
+        return sorted(listed, key=lambda token: (token.created_at, token.id))
 
     def token(self, token_id: str) -> Token | None:
         return self._tokens.get(token_id)
@@ -212,7 +212,7 @@ class Store:
         self._tokens, self._by_secret = {}, {}
         for row in self._read(
             "SELECT id, owner, name, kind, environment_id, created_at, expires_at, revoked_at,"
-            " secret_sha256 FROM tokens ORDER BY rowid"
+            " secret_sha256 FROM tokens"
         ):
             token = self._tokens[row["id"]] = Token(*tuple(row)[:8])
             self._by_secret[row["secret_sha256"]] = token

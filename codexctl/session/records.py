@@ -318,6 +318,10 @@ class Records:
             return self._ack_due
         return due
 
+    def ack_before(self, moment: float) -> bool:
+        """Whether an ack has to be sent before `moment`."""
+        return self._ack_due is not None and self._ack_due < moment
+
     def _dead_at(self) -> float:
         # Heartbeats may pass where records do not: a gap or a missing ack counts as silence.
         since = self._heard

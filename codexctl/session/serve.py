@@ -318,7 +318,10 @@ class ServedSession:
     def pump(self) -> None:
         """Put what is pending on the path, and see to the timer."""
         self._flush()
-        due = self.core.records.deadline()
+        records = self.core.records
+        if self._timer is not None and not records.ack_before(self._timer_at):
+            return  # of all that is due only an ack can have become earlier
+        due = records.deadline()
         if due is None or self._path is None:
             return
         if self._timer is None or due < self._timer_at - 0.001:

@@ -266,7 +266,14 @@ def decode_data(message: Buffer, start: int) -> Data:
         if not isinstance(body, Data):
             raise ProtocolError("a relay frame has two bodies")
         return body
-    return _decode_data(message, at, size)
+    body_start, seq = at, 0
+    if at < size and message[at] == 0x08:
+        seq, at = _read_varint(message, at + 1, size)
+    if message[at : at + 3] == b"\x18\x01\x22":
+        length, at = _read_varint(message, at + 3, size)
+        if length == size - at and length <= MAX_PAYLOAD_BYTES and seq <= MAX_UINT32:
+            return Data(seq, message[at:])
+    return _decode_data(message, body_start, size)
 
 
 def _payload(data: Buffer, start: int, end: int, number: int, limit: int) -> Buffer:
