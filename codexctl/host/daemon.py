@@ -16,7 +16,7 @@ import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from codexctl import __version__
@@ -38,7 +38,7 @@ from codexctl.paths import Home
 from codexctl.session import core
 from codexctl.session.channel import Peer
 from codexctl.session.records import PathFault
-from codexctl.session.serve import ServedChannel, ServedSession
+from codexctl.session.serve import Handler, ServedChannel, ServedSession
 from codexctl.state.identity import load_identity
 from codexctl.wire import relay as frames
 from codexctl.wire.handshake import (
@@ -282,7 +282,7 @@ class Daemon:
         kind: int,
         responder: Responder,
         peer: Peer,
-        handle: Any,
+        handle: Handler,
     ) -> None:
         assert self._tasks is not None
         hello = {
@@ -302,8 +302,8 @@ class Daemon:
     # --- sessions ---
 
     def _run_session(
-        self, path: LinkPath, stream_id: str, transport: Transport, peer: Peer, handle: Any
-    ) -> Any:
+        self, path: LinkPath, stream_id: str, transport: Transport, peer: Peer, handle: Handler
+    ) -> Coroutine[Any, Any, None]:
         loop = asyncio.get_running_loop()
         session = ServedSession(
             core.Session(stream_id, transport, loop.time(), is_device=False), peer, handle, loop
