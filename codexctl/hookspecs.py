@@ -34,4 +34,4 @@ def codexctl_provider() -> Provider:
 
     Called once a process. Must not do I/O nor import a cloud's SDK: that is for `Provider.open`.
     """
-    raise NotImplementedError
+    raise NotImplementedError  # never run: pluggy calls implementations, not the specification

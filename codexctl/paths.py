@@ -10,6 +10,7 @@ import os
 from codexctl.errors import StateError
 
 ENV_HOME = "CODEXCTL_HOME"
+ENV_RELAY_TOKEN = "CODEXCTL_RELAY_TOKEN"  # noqa: S105 - a variable's name
 
 
 class Home:
@@ -55,7 +56,7 @@ class Home:
 
     @property
     def host_db(self) -> str:
-        """Devices that are paired with this home's host, pairings on offer, the audit head."""
+        """Devices that are paired with this home's host, settings, the audit head."""
         return self.join("host.db")
 
     @property

@@ -8,9 +8,9 @@ import sys
 import click
 
 from codexctl.cli.host_run import host_name, name_option, workspace_option, workspace_path
-from codexctl.cli.host_serve import ENV_TOKEN
 from codexctl.cli.output import emit, json_option, notice
 from codexctl.errors import UsageError
+from codexctl.paths import ENV_RELAY_TOKEN as ENV_TOKEN
 from codexctl.paths import Home
 
 TOKEN_FILE = "relay.token"  # noqa: S105 - a file's name

@@ -35,6 +35,21 @@ def host_name(name: str | None) -> str:
     return chosen
 
 
+def parse_pin(text: str | None) -> bytes | None:
+    """A self-signed relay's pin as it prints it, 32 bytes; UsageError for anything else."""
+    import base64
+
+    if text is None:
+        return None
+    try:
+        pin = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError:
+        pin = b""
+    if len(pin) != 32:
+        raise UsageError(f"not a relay's pin: {text[:80]!r}", hint="copy it from the relay's start")
+    return pin
+
+
 def workspace_path(folder: str | None) -> str:
     """The absolute path of the workspace, made where it is the fallback."""
     home = os.path.realpath(os.path.expanduser("~"))

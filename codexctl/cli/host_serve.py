@@ -11,6 +11,7 @@ from codexctl.cli.host_run import (
     host_name,
     log_to_stderr,
     name_option,
+    parse_pin,
     run,
     teller,
     until_signalled,
@@ -19,10 +20,10 @@ from codexctl.cli.host_run import (
 )
 from codexctl.cli.output import emit_line, json_option, notice
 from codexctl.errors import UsageError
+from codexctl.paths import ENV_RELAY_TOKEN as ENV_TOKEN
 from codexctl.paths import Home
 from codexctl.secret import Secret
 
-ENV_TOKEN = "CODEXCTL_RELAY_TOKEN"  # noqa: S105 - a variable's name
 MAX_TOKEN_BYTES = 4096
 
 
@@ -57,7 +58,7 @@ def serve(
     from codexctl.host.daemon import Daemon
 
     parse_address(relay)
-    where = Relay(relay.rstrip("/"), _pin(relay_pin), _token(token_file))
+    where = Relay(relay.rstrip("/"), parse_pin(relay_pin), _token(token_file))
     log_to_stderr(as_json=as_json)
     daemon = Daemon.create(
         Home.from_env(),
@@ -82,20 +83,6 @@ def serve(
             tasks.create_task(daemon.run())
 
     run(main)
-
-
-def _pin(text: str | None) -> bytes | None:
-    import base64
-
-    if text is None:
-        return None
-    try:
-        pin = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except ValueError:
-        pin = b""
-    if len(pin) != 32:
-        raise UsageError(f"not a relay's pin: {text[:80]!r}", hint="copy it from the relay's start")
-    return pin
 
 
 def _token(path: str | None) -> Secret:

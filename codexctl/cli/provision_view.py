@@ -6,12 +6,13 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from codexctl.paths import ENV_RELAY_TOKEN as ENV_TOKEN
+
 if TYPE_CHECKING:
     from codexctl.provision.journal import Settings, Workspace
     from codexctl.provision.model import Plan, Price, Provider
     from codexctl.provision.readiness import Stage
 
-ENV_TOKEN = "CODEXCTL_RELAY_TOKEN"  # noqa: S105 - a variable's name
 STAGE_WIDTH = 12
 
 

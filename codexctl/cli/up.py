@@ -11,6 +11,7 @@ from codexctl.cli.host_run import (
     host_name,
     log_to_stderr,
     name_option,
+    parse_pin,
     run,
     teller,
     until_signalled,
@@ -100,7 +101,7 @@ def up(
         async with until_signalled(), server as relay:
             if not listen:
                 _remember_listen(home, relay, lan=lan)
-            pin = _decode_pin(relay.pin)
+            pin = parse_pin(relay.pin or None)
             # Past a reverse proxy, unless a certificate stands for the public name alone.
             near = relay.base_url if tls_cert else relay.local_url
             daemon = Daemon.create(
@@ -145,12 +146,6 @@ def _fresh_token(relay: RelayServer) -> Any:
             relay.store.revoke(token.id)
     secret, _ = relay.store.create_token(name=TOKEN_NAME, expires_in_s=TOKEN_TTL_S)
     return secret
-
-
-def _decode_pin(text: str) -> bytes | None:
-    import base64
-
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) if text else None
 
 
 def _listen_file(home: Home, *, lan: bool) -> str:

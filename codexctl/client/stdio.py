@@ -16,8 +16,8 @@ from collections.abc import Callable
 from codexctl.client.connection import Connection
 
 
-def private_descriptor(fd: int) -> tuple[int, bool]:
-    """A descriptor of what `fd` writes to, and whether it is non-blocking.
+def private_descriptor(fd: int) -> int:
+    """A descriptor of what `fd` writes to, non-blocking where that can be had.
 
     Pipes and terminals are opened anew; a regular file is not (its offset is shared) and does not
     block; what cannot be opened anew is used as it is.
@@ -26,10 +26,10 @@ def private_descriptor(fd: int) -> tuple[int, bool]:
     if stat.S_ISFIFO(mode) or os.isatty(fd):
         name = f"/proc/self/fd/{fd}" if sys.platform == "linux" else f"/dev/fd/{fd}"
         try:
-            return os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), True
+            return os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:
             pass
-    return fd, False
+    return fd
 
 
 class Output:
@@ -39,7 +39,7 @@ class Output:
         self._connection = connection
         self._written = written
         self._queue: deque[memoryview] = deque()
-        self.fd, self._nonblocking = private_descriptor(fd)
+        self.fd = private_descriptor(fd)
         self.error: OSError | None = None
 
     @property

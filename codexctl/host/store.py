@@ -1,4 +1,4 @@
-"""host.db: the devices paired with this host, pairings on offer, settings, the audit head.
+"""host.db: the devices paired with this host, settings, the audit head.
 
 One shared list of migrations; each function takes the connection that `open_store` returned and
 is one statement or one transaction. sqlite3 errors become `StateError` at the caller's edge by
@@ -38,16 +38,6 @@ MIGRATIONS: tuple[Migration, ...] = (
         """,
         # A revoked device keeps its row, its name becomes free.
         "CREATE UNIQUE INDEX devices_name ON devices (name) WHERE revoked_at IS NULL",
-        """
-        CREATE TABLE pairings (
-            id TEXT PRIMARY KEY,
-            kind TEXT NOT NULL,
-            scopes TEXT NOT NULL,
-            created_at INTEGER NOT NULL,
-            expires_at INTEGER NOT NULL,
-            state TEXT NOT NULL
-        ) STRICT
-        """,
         "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
         """
         CREATE TABLE audit_head (

@@ -16,6 +16,7 @@ from shlex import quote
 from typing import NamedTuple
 
 from codexctl.errors import CodexctlError
+from codexctl.paths import ENV_RELAY_TOKEN as ENV_TOKEN
 from codexctl.paths import Home
 from codexctl.provision.install import AS_ROOT, FOLDER
 from codexctl.provision.journal import Workspace
@@ -23,7 +24,6 @@ from codexctl.provision.readiness import NotReady, Teller
 from codexctl.provision.remote import Link
 from codexctl.secret import Secret
 
-ENV_TOKEN = "CODEXCTL_RELAY_TOKEN"  # noqa: S105 - a variable's name
 LONGEST_TOKEN_S = 365 * 86400
 OFFER_TIMEOUT_S = 30.0
 OFFER_EVERY_S = 0.3

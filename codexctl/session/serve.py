@@ -44,7 +44,7 @@ class Path(Protocol):
 class ServedChannel:
     """Implements `codexctl.session.channel.HostChannel`."""
 
-    __slots__ = ("_accepted", "_closed", "_events", "_lost", "_number", "_reader", "_session",
+    __slots__ = ("_closed", "_events", "_lost", "_number", "_reader", "_session",
                  "_writer", "kind", "params")  # fmt: skip
 
     def __init__(self, session: ServedSession, opened: core.Opened) -> None:
@@ -56,7 +56,6 @@ class ServedChannel:
         self._events: deque[ChannelEvent] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
-        self._accepted = False
         self._closed = False
         self._lost = False
 
@@ -76,7 +75,6 @@ class ServedChannel:
 
     async def accept(self, result: dict[str, Any]) -> None:
         self._check()
-        self._accepted = True
         self._session.core.accept(self._number, result)
         self._session.pump()
 

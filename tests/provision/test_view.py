@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from codexctl.cli.provision_view import ENV_TOKEN, plan_notes
+from codexctl.cli.provision_view import plan_notes
+from codexctl.paths import ENV_RELAY_TOKEN as ENV_TOKEN
 
 
 class _Existing:
