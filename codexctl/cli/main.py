@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "workspace": ("codexctl.cli.workspace:workspace", "List, stop, extend and destroy workspaces"),
     "provider": ("codexctl.cli.provider:provider", "Log in to a provider; regions, sizes, prices"),
     "plugin": ("codexctl.cli.plugin:plugin", "Install, list and make provider plugins"),
+    "skill": ("codexctl.cli.skill:skill", "Teach the official codex to use codexctl"),
     "doctor": ("codexctl.cli.doctor:doctor", "Check every hop and say how to mend it"),
     "completion": ("codexctl.cli.completion:completion", "Completion for bash, zsh and fish"),
     "help": ("codexctl.cli.help:help_command", "Show the help of a command"),
@@ -61,7 +62,7 @@ HEADINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Work on a host", ("exec", "shell", "cp", "forward", "ps")),
     ("Own a host or a relay", ("devices", "host", "relay", "audit")),
     ("Make machines", ("provision", "workspace", "provider", "plugin")),
-    ("Mend and learn", ("doctor", "completion", "help")),
+    ("Mend and learn", ("doctor", "skill", "completion", "help")),
 )
 
 SUMMARY = "Open, self-hosted control plane for coding agents on machines you own."

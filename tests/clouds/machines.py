@@ -31,7 +31,7 @@ class Machines:
     def boot(self, name: object, user_data: str) -> str:
         """Its address."""
         place = self._folder / f"machine-{name}"
-        place.mkdir()
+        place.mkdir(exist_ok=True)
         _, pid = machine.boot(place, user_data, address=self._address, port=22)
         self._running[name] = pid
         return self._address

@@ -1,4 +1,4 @@
-"""docs/cli.md from the help texts; `./dev docs` writes it."""
+"""docs/cli.md from the help texts, and the plugin's SKILL.md; `./dev docs` writes both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import click
 
 from codexctl.cli.main import EPILOG, HEADINGS, root_group, root_help
 
-PATH = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+ROOT = Path(__file__).resolve().parents[2]
+PATH = ROOT / "docs" / "cli.md"
+SKILL = ROOT / "SKILL.md"
+PLUGIN_SKILL = ROOT / "codexctl" / "skill" / "codexctl" / "skills" / "codexctl" / "SKILL.md"
 WIDTH = 88
 INTRODUCTION = """\
 # Every command
@@ -69,3 +72,4 @@ def _fence(text: str) -> str:
 
 if __name__ == "__main__":
     PATH.write_text(render(), encoding="utf-8")
+    PLUGIN_SKILL.write_bytes(SKILL.read_bytes())
