@@ -44,7 +44,7 @@ PSK_BYTES = 32
 
 # All that noiseprotocol and what is below it raise on a bad message or a bad key; its own mistakes
 # (an index past a short message, a missing psk) among them.
-_FAILURES = (
+FAILURES = (
     InvalidTag,
     ValueError,
     TypeError,
@@ -141,7 +141,7 @@ class Initiator:
         try:
             noise.set_keypair_from_public_bytes(Keypair.REMOTE_STATIC, bytes(remote_static))
             noise.start_handshake()
-        except _FAILURES as error:
+        except FAILURES as error:
             raise HandshakeFailed("the host's public key is not an X25519 key") from error
         self._noise: NoiseConnection | None = noise
         self._written = False
@@ -154,7 +154,7 @@ class Initiator:
         self._written = True
         try:
             return bytes(noise.write_message(payload))
-        except _FAILURES as error:
+        except FAILURES as error:
             self._noise = None
             # Diffie-Hellman with a key of low order ends in all zeros and is refused.
             raise HandshakeFailed("the host's public key cannot be used") from error
@@ -166,11 +166,11 @@ class Initiator:
             raise RuntimeError("message 2 is read once, after message 1 was written")
         try:
             payload = bytes(noise.read_message(_check_message(message)))
-        except _FAILURES as error:
+        except FAILURES as error:
             raise HandshakeFailed("the host's answer to the handshake is not genuine") from error
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise HandshakeFailed(f"the host's answer is over {MAX_PAYLOAD_BYTES} bytes")
-        return payload, Transport(noise)
+        return payload, Transport(noise.noise_protocol)
 
 
 class Responder:
@@ -200,7 +200,7 @@ class Responder:
         state = noise.noise_protocol.handshake_state
         try:
             payload = bytes(noise.read_message(_check_message(message)))
-        except _FAILURES as error:
+        except FAILURES as error:
             self._noise = None
             raise HandshakeFailed(
                 "the handshake is not genuine",
@@ -220,6 +220,6 @@ class Responder:
         self._noise = None
         try:
             message = bytes(noise.write_message(payload))
-        except _FAILURES as error:
+        except FAILURES as error:
             raise HandshakeFailed("the device's public key cannot be used") from error
-        return message, Transport(noise)
+        return message, Transport(noise.noise_protocol)

@@ -1,17 +1,33 @@
-"""Static X25519 keys and the documents and names of their public halves."""
+"""Static keys and the documents and names of their public halves (PROTOCOL.md section 2)."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any
+import json
+from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from codexctl.errors import ProtocolError
-from codexctl.noise.suites import SUITES, Suite
+from codexctl.noise.suites import HYBRID, SUITES, Suite
 
 KEY_BYTES = 32
+KEM_PUBLIC_BYTES = 1184  # of ML-KEM-768 (FIPS 203)
+KEM_SEED_BYTES = 64
+
+
+class HybridPublic(NamedTuple):
+    """Both public keys of one end of the hybrid suite."""
+
+    x25519: bytes
+    mlkem768: bytes
+
+    @property
+    def sha256(self) -> bytes:
+        """What pairing pins: the hash of the whole key document in its one canonical form."""
+        text = json.dumps(hybrid_document(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).digest()
 
 
 class PrivateKey:
@@ -52,6 +68,15 @@ def key_document(suite: Suite, public_bytes: bytes) -> dict[str, str]:
     }
 
 
+def hybrid_document(public: HybridPublic) -> dict[str, str]:
+    """As `key_document`, of the hybrid suite."""
+    return {
+        "suite": HYBRID,
+        "x25519_public_key": base64.b64encode(public.x25519).decode(),
+        "mlkem768_public_key": base64.b64encode(public.mlkem768).decode(),
+    }
+
+
 def parse_key_document(value: Any) -> tuple[Suite, bytes]:
     """Suite and public key; ProtocolError where the document is not of `noise_ik_v1`."""
     if not isinstance(value, dict):
@@ -62,10 +87,26 @@ def parse_key_document(value: Any) -> tuple[Suite, bytes]:
             "the host's key is of another suite",
             hint="it may run the official codex executor, or a newer codexctl",
         )
+    return suite, _key(value, "x25519_public_key", KEY_BYTES)
+
+
+def parse_hybrid_document(value: Any) -> HybridPublic:
+    """Both public keys, whatever suite the document names: that of a codexctl host names the one
+    which every device knows. ProtocolError where one of the keys is not there.
+    """
+    if not isinstance(value, dict):
+        raise ProtocolError("a key document is not a JSON object")
+    return HybridPublic(
+        _key(value, "x25519_public_key", KEY_BYTES),
+        _key(value, "mlkem768_public_key", KEM_PUBLIC_BYTES),
+    )
+
+
+def _key(document: dict[str, Any], field: str, size: int) -> bytes:
     try:
-        public = base64.b64decode(value["x25519_public_key"], validate=True)
+        public = base64.b64decode(document[field], validate=True)
     except (KeyError, TypeError, ValueError):
         public = b""
-    if len(public) != KEY_BYTES:
-        raise ProtocolError("a key document holds no X25519 public key")
-    return suite, public
+    if len(public) != size:
+        raise ProtocolError(f"a key document holds no {field} of {size} bytes")
+    return public

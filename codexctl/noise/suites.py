@@ -1,4 +1,4 @@
-"""The cipher suites of `noise_ik_v1`; a key document names one, and a key of another is refused."""
+"""The cipher suites; a key document names one, and a key of another is refused."""
 
 from __future__ import annotations
 
@@ -27,3 +27,6 @@ DEFAULT = CHACHA
 SUITES: dict[str, Suite] = {suite.name: suite for suite in (CHACHA, AESGCM)}
 BY_LETTER: dict[str, Suite] = {suite.letter: suite for suite in (CHACHA, AESGCM)}
 SECURITY_PROFILE = "noise_ik_v1"
+# X25519 and ML-KEM-768 together: `hybrid.py`. Key documents and records name it so.
+HYBRID = "Noise_hybridIK_X25519+MLKEM768_AESGCM_SHA256"
+HYBRID_PROFILE = "noise_hybrid_ik_v1"

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from codexctl.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from noise.connection import NoiseConnection
+    from noise.noise_protocol import NoiseProtocol
 
 Buffer = bytes | bytearray | memoryview
 
@@ -40,12 +40,12 @@ class Transport:
 
     __slots__ = ("_decrypt", "_encrypt", "_owner", "handshake_hash")
 
-    def __init__(self, noise: NoiseConnection) -> None:
-        protocol = noise.noise_protocol
+    def __init__(self, protocol: NoiseProtocol) -> None:
+        """Of a protocol whose handshake has just been split."""
         self._encrypt = protocol.cipher_state_encrypt
         self._decrypt = protocol.cipher_state_decrypt
         self._owner = 0
-        self.handshake_hash: bytes = bytes(noise.get_handshake_hash())
+        self.handshake_hash: bytes = bytes(protocol.handshake_hash)
 
     @property
     def sent(self) -> int:
