@@ -39,7 +39,8 @@ TERMINAL_BYTES = 4095  # what Linux gives of a terminal at one time, at most
 
 async def serve_exec(channel: HostChannel, context: HostContext) -> None:
     """Start the command that an exec or pty channel asks for and carry its streams."""
-    process, notice = await _start(channel, context)
+    request = ExecRequest.parse(channel.params, channel.kind)
+    process, notice = await start_process(request, channel.kind, channel.peer, context)
     opened: dict[str, Any] = {"process": process.id}
     if notice:
         opened["notice"] = notice
@@ -76,9 +77,13 @@ async def serve_attach(channel: HostChannel, context: HostContext) -> None:
     await attachment.run(missed)
 
 
-async def _start(channel: HostChannel, context: HostContext) -> tuple[HostProcess, str]:
-    peer = channel.peer
-    request = ExecRequest.parse(channel.params, channel.kind)
+async def start_process(
+    request: ExecRequest, kind: str, peer: Peer, context: HostContext
+) -> tuple[HostProcess, str]:
+    """Start what a device asks for, recorded as `kind`: the process, and what to tell about it.
+
+    Refused by scope, policy or sandbox; NotFoundOnHost where there is no such program.
+    """
     told: object = request.argv or request.shell or "login shell"
     if not context.policy.full_argv:
         told = request.argv[0] if request.argv else "a shell command line"
@@ -89,7 +94,7 @@ async def _start(channel: HostChannel, context: HostContext) -> tuple[HostProces
         sandbox = await context.sandbox() if request.sandbox else None
         launch, notice = _prepare(request, peer, context, login, sandbox)
     except CodexctlError as error:
-        context.record(channel.kind, peer, told, "denied", where=where, reason=error.message)
+        context.record(kind, peer, told, "denied", where=where, reason=error.message)
         raise
     id = context.processes.new_id()
     facts = {
@@ -98,12 +103,12 @@ async def _start(channel: HostChannel, context: HostContext) -> tuple[HostProces
         "sandbox": launch.sandboxed,
         "network": launch.network or not launch.sandboxed,
     }
-    context.record(channel.kind, peer, told, "started", **facts)
+    context.record(kind, peer, told, "started", **facts)
     await context.audit.synced()
     try:
         process = context.processes.start(id, launch)
     except CodexctlError as error:
-        context.record(channel.kind, peer, told, "failed", reason=error.message, **facts)
+        context.record(kind, peer, told, "failed", reason=error.message, **facts)
         raise
     process.on_end = lambda: context.note(
         "exit", peer, process.id, _outcome(process), where=launch.cwd
@@ -170,7 +175,7 @@ def _prepare(
         for path in _files_of(name, login.path)
     )
     started = sandbox.command(
-        SandboxRequest(writable, cwd, network, denied),
+        SandboxRequest(writable, cwd, network, (*denied, *request.hidden), request.narrowed),
         argv,
         program=program,
         tty=request.tty is not None,
@@ -206,7 +211,9 @@ def _environment(
 ) -> dict[str, str]:
     policy = context.policy
     environment = {
-        name: value for name, value in login.variables.items() if policy.allows_variable(name)
+        name: value
+        for name, value in login.variables.items()
+        if policy.allows_variable(name) and name not in request.without
     }
     for name, value in request.env.items():
         if not policy.allows_variable(name, from_device=True):

@@ -23,7 +23,12 @@ _TERM = re.compile(r"[A-Za-z0-9._+-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class ExecRequest:
-    """An open frame of exec or pty, checked. Neither `argv` nor `shell`: the login shell itself."""
+    """An open frame of exec or pty, checked. Neither `argv` nor `shell`: the login shell itself.
+
+    The last three are for who asks for less than the policy gives: names of the login environment
+    to leave out, real paths to hide, and those of the workspace that alone can be written
+    (`SandboxRequest.narrowed`).
+    """
 
     argv: tuple[str, ...]
     shell: str | None
@@ -33,6 +38,9 @@ class ExecRequest:
     sandbox: bool
     detach: bool
     tty: Terminal | None
+    without: frozenset[str] = frozenset()
+    hidden: tuple[str, ...] = ()
+    narrowed: tuple[tuple[str, bool], ...] = ()
 
     @classmethod
     def parse(cls, params: dict[str, Any], kind: str) -> ExecRequest:

@@ -116,6 +116,8 @@ class SandboxRequest:
     network: bool = False
     denied: tuple[str, ...] = ()
     """Real paths of programs that must not start."""
+    narrowed: tuple[tuple[str, bool], ...] = ()
+    """Real paths at or below `writable`, and whether each can be written; the deepest decides."""
 
 
 class Kind(IntEnum):
@@ -182,6 +184,10 @@ def plan_sandbox(around: Surroundings, request: SandboxRequest, files: Files) ->
             continue
         mounts[real] = Mount(real, Kind.READ_ONLY)
     mounts[request.writable] = Mount(request.writable, Kind.WRITABLE)
+    for path, writes in request.narrowed:
+        secret = any(within(path, name) for name in hidden)
+        if within(path, request.writable) and files.exists(path) and not secret:
+            mounts[path] = Mount(path, Kind.WRITABLE if writes else Kind.READ_ONLY)
     mounts["/proc"] = Mount("/proc", Kind.PROC)
     mounts["/dev"] = Mount("/dev", Kind.DEV)
     kept = {
