@@ -48,20 +48,24 @@ def serve(
 ) -> None:
     """Serve this machine's workspace to paired devices through a relay, until stopped.
 
-    The token is an owner's, from `codexctl relay token create` on the relay. Pair devices with
-    `codexctl pair --show`, in another terminal here. As a service: `codexctl host install`.
+    The token is an owner's, or a single-use one (`codexctl relay token create --single-use`), which
+    the first start exchanges for one of this host's own. Pair devices with `codexctl pair --show`,
+    in another terminal here. As a service: `codexctl host install`.
     """
     import asyncio
 
     from codexctl.client.registry import Relay
     from codexctl.client.sockets import parse_address
     from codexctl.host.daemon import Daemon
+    from codexctl.host.enrolment import with_own_token
 
     parse_address(relay)
+    home = Home.from_env()
     where = Relay(relay.rstrip("/"), parse_pin(relay_pin), _token(token_file))
+    where = with_own_token(home, where)
     log_to_stderr(as_json=as_json)
     daemon = Daemon.create(
-        Home.from_env(),
+        home,
         relay=where,
         name=host_name(name),
         workspace=workspace_path(workspace),

@@ -15,9 +15,7 @@ def token() -> None:
 
 @token.command()
 @click.option("--name", required=True, help="What the token is for; shown in lists.")
-@click.option(
-    "--expires", metavar="TIME", default="30d", show_default=True, help="Such as 8h, 1d, 30d."
-)
+@click.option("--expires", metavar="TIME", help="Such as 8h, 1d; 30d, or 1h with --single-use.")
 @click.option(
     "--owner",
     default="default",
@@ -30,35 +28,75 @@ def token() -> None:
     default="",
     help="Make a device's token, which can connect to this one host and nothing else.",
 )
+@click.option(
+    "--single-use",
+    is_flag=True,
+    help="For one new host, which exchanges it at its first start for a token of its own.",
+)
+@click.option(
+    "--host-expires",
+    metavar="TIME",
+    default="365d",
+    show_default=True,
+    help="With --single-use: how long the host's own token lives.",
+)
 @json_option
-def create(name: str, expires: str, owner: str, environment: str, as_json: bool) -> None:
+def create(
+    name: str,
+    expires: str | None,
+    owner: str,
+    environment: str,
+    single_use: bool,
+    host_expires: str,
+    as_json: bool,
+) -> None:
     """Create a token with which hosts register. It is shown once.
 
-    Devices get theirs when they are paired; --environment makes one by hand, as for an official
-    codex agent.
+    \b
+        codexctl relay token create --name fleet
+        codexctl relay token create --name build-7 --single-use
+
+    Whoever has the first can register any host. The second lets one new host in and is worthless
+    afterwards; that host's own token serves that host and no other. Devices get theirs when they
+    are paired; --environment makes one by hand, as for an official codex agent.
     """
-    from codexctl.durations import format_duration, parse_duration
+    import time
+
+    from codexctl.durations import format_duration
     from codexctl.errors import UsageError
     from codexctl.paths import Home
+    from codexctl.relay import enrolments
     from codexctl.relay.calls import is_environment_id
     from codexctl.relay.limits import Limits
+    from codexctl.relay.schema import Enrolment, Token
     from codexctl.relay.store import Store
 
-    if environment and not is_environment_id(environment):
+    if environment and (single_use or not is_environment_id(environment)):
         raise UsageError(
-            f"{environment!r} cannot be an environment id", hint="it is 1 to 256 of A-Z a-z 0-9 - _"
+            "a single-use token is for a host that is not there yet"
+            if single_use
+            else f"{environment!r} cannot be an environment id",
+            hint="leave --environment out; else it is 1 to 256 of A-Z a-z 0-9 - _",
         )
-    seconds = parse_duration(expires)
-    longest = Limits().token_max_s
-    if seconds > longest:
-        raise UsageError(
-            f"a token lives at most {format_duration(longest)}", hint="give --expires 365d or less"
-        )
+    limits = Limits()
+    longest = limits.enrolment_max_s if single_use else limits.token_max_s
+    seconds = _lifetime(expires or ("1h" if single_use else "30d"), longest)
+    made: Token | Enrolment
     store = Store.open(Home.from_env())
     try:
-        secret, made = store.create_token(
-            name=name, expires_in_s=seconds, owner=owner, environment_id=environment
-        )
+        if single_use:
+            secret, made = enrolments.create(
+                store,
+                name=name,
+                expires_in_s=seconds,
+                host_expires_in_s=_lifetime(host_expires, limits.token_max_s),
+                owner=owner,
+                now=time.time(),
+            )
+        else:
+            secret, made = store.create_token(
+                name=name, expires_in_s=seconds, owner=owner, environment_id=environment
+            )
     finally:
         store.close()
     emit(
@@ -68,6 +106,19 @@ def create(name: str, expires: str, owner: str, environment: str, as_json: bool)
     )
     if not as_json:
         notice(f"{made.id} expires in {format_duration(seconds)}; it is not shown again")
+
+
+def _lifetime(text: str, longest: int) -> int:
+    from codexctl.durations import format_duration, parse_duration
+    from codexctl.errors import UsageError
+
+    seconds = parse_duration(text)
+    if seconds > longest:
+        raise UsageError(
+            f"this token lives at most {format_duration(longest)}",
+            hint=f"give {format_duration(longest)} or less",
+        )
+    return seconds
 
 
 @token.command("list")

@@ -19,7 +19,7 @@ from codexctl.paths import Home
 from codexctl.provision.core import Goal, State
 from codexctl.provision.expiry import journal_path
 from codexctl.provision.model import Machine, Plan, Ref, Tags
-from codexctl.state.database import Migration, describe_sqlite_error, open_database, transaction
+from codexctl.state.database import Migration, guarded_transaction, open_database
 
 MAX_EVENTS = 500
 """Kept a workspace; older ones go."""
@@ -333,31 +333,8 @@ class Journal:
         with self._guarded():
             return [_workspace(row) for row in self._db.execute(statement, values)]
 
-    def _guarded(self) -> _Guarded:
-        return _Guarded(self._db, self.path)
-
-
-class _Guarded:
-    """A transaction whose SQLite errors become sentences."""
-
-    __slots__ = ("_inner", "_path")
-
-    def __init__(self, db: sqlite3.Connection, path: str) -> None:
-        self._inner, self._path = transaction(db), path
-
-    def __enter__(self) -> None:
-        try:
-            self._inner.__enter__()
-        except sqlite3.Error as error:
-            raise describe_sqlite_error(error, self._path) from error
-
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
-        try:
-            self._inner.__exit__(kind, value, trace)
-        except sqlite3.Error as error:
-            raise describe_sqlite_error(error, self._path) from error
-        if isinstance(value, sqlite3.Error) and not isinstance(value, sqlite3.IntegrityError):
-            raise describe_sqlite_error(value, self._path) from value
+    def _guarded(self) -> guarded_transaction:
+        return guarded_transaction(self._db, self.path)
 
 
 def _workspace(row: sqlite3.Row) -> Workspace:

@@ -19,11 +19,12 @@ REPLACED = 4001
 TOKEN_REVOKED = 4002
 TOKEN_EXPIRED = 4003
 
-OWNER, DEVICE, PAIRING = "owner", "device", "pairing"
+OWNER, HOST, DEVICE, PAIRING = "owner", "host", "device", "pairing"
+ENROLMENT = "enrolment"
 
 
 class Principal(NamedTuple):
-    """Who a bearer token stands for. `environment_id` is empty for an owner's token."""
+    """Who a bearer token stands for. An owner's and an enrolment's are for no one environment."""
 
     token_id: str
     owner: str

@@ -42,6 +42,11 @@ class Limits:
     queue_bytes_a_link: int = 8 * MIB
     queue_bytes_an_owner: int = 128 * MIB
     queue_bytes: int = 512 * MIB
+    # How long an official executor is not read for a device that takes nothing: its other
+    # streams wait as well.
+    hold_executor_s: float = 10.0
+    # Streams of one official executor, which refuses more by itself.
+    streams_an_executor: int = 128
     # New streams, registrations and connects a second of one token, and how many at once.
     handshakes_a_second: float = 100.0
     handshakes_at_once: int = 400
@@ -52,6 +57,7 @@ class Limits:
     environments_an_owner: int = 4_096
     device_tokens_an_owner: int = 4_096
     pairings_an_owner: int = 16
+    enrolments_an_owner: int = 256
     pairings: int = 1_000
     # Tickets of WebSocket URLs that were handed out and not used yet, of one token.
     tickets_a_token: int = 512
@@ -63,6 +69,8 @@ class Limits:
     # A pairing's own connection may end its work after the offer ended, for this long.
     pairing_grace_s: int = 60
     token_max_s: int = 366 * 86_400
+    # An enrolment is for a machine that is being set up now.
+    enrolment_max_s: int = 86_400
     drain_s: float = 5.0
 
 

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from codexctl import __version__
+from codexctl.relay import enrolments
+from codexctl.relay.authority import may_end, owner, reachable, served
 from codexctl.relay.calls import (
     Answer,
     Failure,
     Request,
     bad_request,
     canonical,
-    checked_environment,
     device_name,
     draining,
     integer,
@@ -34,7 +35,14 @@ from codexctl.relay.calls import (
     unauthorized,
 )
 from codexctl.relay.core import Rooms
-from codexctl.relay.effects import DEVICE, OWNER, PAIRING, TOKEN_REVOKED, Principal, RoomKey
+from codexctl.relay.effects import (
+    ENROLMENT,
+    OWNER,
+    PAIRING,
+    TOKEN_REVOKED,
+    Principal,
+    RoomKey,
+)
 from codexctl.relay.limits import Bucket, Limits
 from codexctl.relay.schema import Token
 from codexctl.relay.store import Store
@@ -53,6 +61,7 @@ class Ticket(NamedTuple):
     environment_id: str
     registration_id: str  # of a host; empty for a device
     expires_at: float
+    official: bool = False  # a host that speaks the official protocol
 
 
 class Registry:
@@ -137,17 +146,21 @@ class Registry:
             case ("GET", ["v1", "environments"]):
                 return self._environments(caller, now)
             case ("GET", ["v1", "environments", environment]):
-                return self._find_environment(_reachable(caller, environment))
+                return self._find_environment(reachable(caller, environment))
             case ("GET", ["v1", "tokens"]):
-                return self._tokens(_owner(caller), now)
+                return self._tokens(owner(caller), now)
             case ("POST", ["v1", "tokens"]):
-                return self._create_token(_owner(caller), json_object(request), now)
+                return self._create_token(caller, json_object(request), now)
+            case ("POST", ["v1", "enrolments"]):
+                return self._create_enrolment(owner(caller), json_object(request), now)
+            case ("POST", ["v1", "enrolments", "redeem"]):
+                return self._redeem(caller, json_object(request), now)
             case ("DELETE", ["v1", "tokens", token_id]):
                 return self._revoke_token(caller, token_id, now)
             case ("POST", ["v1", "pairings"]):
-                return self._create_pairing(_owner(caller), json_object(request), now)
+                return self._create_pairing(caller, json_object(request), now)
             case ("DELETE", ["v1", "pairings", pairing_id]):
-                return self._end_pairing(_owner(caller), pairing_id, now)
+                return self._end_pairing(caller, pairing_id, now)
         raise not_found()
 
     def _authenticate(self, request: Request, now: float) -> Principal:
@@ -168,7 +181,7 @@ class Registry:
     def _register(
         self, caller: Principal, environment: str, body: dict[str, Any], base: str, now: float
     ) -> Answer:
-        key = RoomKey(_owner(caller).owner, checked_environment(environment))
+        key = served(caller, environment)
         self._admit(caller, now)
         profile = text(body, "security_profile")
         public_key = key_document(body, "executor_public_key", profile)
@@ -193,7 +206,7 @@ class Registry:
     def _connect(
         self, caller: Principal, environment: str, body: dict[str, Any], base: str, now: float
     ) -> Answer:
-        key = _reachable(caller, environment)
+        key = reachable(caller, environment)
         self._admit(caller, now)
         registration = self._store.registration(key)
         if registration is None:
@@ -218,7 +231,7 @@ class Registry:
     def _validate(
         self, caller: Principal, environment: str, request: Request, now: float
     ) -> Answer:
-        key = RoomKey(_owner(caller).owner, checked_environment(environment))
+        key = served(caller, environment)
         registration = self._store.registration(key)
         if registration is None:
             raise not_found()
@@ -276,9 +289,9 @@ class Registry:
     def _create_token(self, caller: Principal, body: dict[str, Any], now: float) -> Answer:
         self._admit(caller, now)
         name = device_name(text(body, "name"))
-        environment = checked_environment(text(body, "environment_id"))
+        key = served(caller, text(body, "environment_id"))
         lifetime = integer(body, "expires_in_s", MIN_LIFETIME_S, self._limits.token_max_s)
-        if self._store.registration(RoomKey(caller.owner, environment)) is None:
+        if self._store.registration(key) is None:
             raise not_found()
         used = self._store.live_device_tokens(caller.owner, now)
         if used >= self._limits.device_tokens_an_owner:
@@ -286,8 +299,8 @@ class Registry:
         secret, token = self._store.create_token(
             name=name,
             expires_in_s=lifetime,
-            owner=caller.owner,
-            environment_id=environment,
+            owner=key.owner,
+            environment_id=key.environment_id,
             now=now,
         )
         return Answer(
@@ -298,18 +311,28 @@ class Registry:
         # An owner's tokens are revoked where they were made, on the relay's machine: who has got
         # hold of one host must not cut the others.
         token = self._store.token(token_id)
-        itself = token_id == caller.token_id
-        if token is None or not (
-            itself
-            or (caller.kind == OWNER and token.owner == caller.owner and token.kind == DEVICE)
-        ):
+        if token is None or not (token_id == caller.token_id or may_end(caller, token)):
             raise not_found()
         self._store.revoke(token_id, now)
         return Answer(204, None, tuple(self._rooms.token_ended(token_id, TOKEN_REVOKED, now)))
 
+    def _create_enrolment(self, caller: Principal, body: dict[str, Any], now: float) -> Answer:
+        self._admit(caller, now)
+        return enrolments.answer_create(self._store, self._limits, caller, body, now)
+
+    def _redeem(self, caller: Principal, body: dict[str, Any], now: float) -> Answer:
+        if caller.kind != ENROLMENT:
+            raise Failure(
+                403, "forbidden", "this is no single-use token", "there is no need for one"
+            )
+        self._admit(caller, now)
+        answer, ended = enrolments.answer_redeem(self._store, self._limits, caller, body, now)
+        effects = [self._rooms.token_ended(token, TOKEN_REVOKED, now) for token in ended]
+        return answer._replace(effects=tuple(effect for some in effects for effect in some))
+
     def _create_pairing(self, caller: Principal, body: dict[str, Any], now: float) -> Answer:
         self._admit(caller, now)
-        key = RoomKey(caller.owner, checked_environment(text(body, "environment_id")))
+        key = served(caller, text(body, "environment_id"))
         digest = text(body, "ticket_sha256")
         if not _SHA256_HEX.fullmatch(digest):
             raise bad_request("ticket_sha256 is not 64 hexadecimal digits")
@@ -337,6 +360,7 @@ class Registry:
         pairing = self._store.pairing(pairing_id)
         if pairing is None or pairing.owner != caller.owner:
             raise not_found()
+        served(caller, pairing.environment_id)
         self._store.end_pairing(pairing_id, now)
         return Answer(204, None)
 
@@ -422,20 +446,3 @@ def token_record(token: Token, now: float) -> dict[str, Any]:
         "created_at": token.created_at,
         "expires_at": token.expires_at,
     }
-
-
-def _owner(caller: Principal) -> Principal:
-    if caller.kind != OWNER:
-        raise Failure(
-            403,
-            "forbidden",
-            "a device's token can connect to its environment and nothing else",
-            "use an owner's token",
-        )
-    return caller
-
-
-def _reachable(caller: Principal, environment: str) -> RoomKey:
-    if caller.kind != OWNER and caller.environment_id != environment:
-        raise not_found()
-    return RoomKey(caller.owner, checked_environment(environment))

@@ -16,20 +16,27 @@ from collections.abc import Iterable
 
 from codexctl.errors import CodexctlError, UsageError
 from codexctl.paths import Home
-from codexctl.relay.effects import DEVICE, OWNER, PAIRING, Claim, Principal, RoomKey
-from codexctl.relay.schema import MIGRATIONS, Pairing, Registration, Token
+from codexctl.relay.effects import (
+    DEVICE,
+    ENROLMENT,
+    OWNER,
+    PAIRING,
+    Claim,
+    Principal,
+    RoomKey,
+)
+from codexctl.relay.schema import MIGRATIONS, Pairing, Registration, Token, check_name
 from codexctl.secret import Secret
 from codexctl.state.database import (
     BUSY_TIMEOUT_S,
     describe_sqlite_error,
+    guarded_transaction,
     now_s,
     open_database,
-    transaction,
 )
 
 TOKEN_PREFIX = "cxr_"  # noqa: S105 - what secret scanners recognise, not a secret
 DEFAULT_OWNER = "default"
-MAX_NAME_CHARS = 100
 ENDED_KEPT_S = 30 * 86_400  # revoked and expired tokens stay listed so long
 STALE_REGISTRATION_S = 180 * 86_400
 SEEN_STEP_S = 86_400  # how exactly it is known when a host was last here
@@ -85,8 +92,8 @@ class Store:
         The secret is shown once and kept nowhere. UsageError for a name that cannot be, or an
         owner's token whose name is in use.
         """
-        _check_name("token", name)
-        _check_name("owner", owner)
+        check_name("token", name)
+        check_name("owner", owner)
         at = int(now if now is not None else now_s())
         kind = DEVICE if environment_id else OWNER
         if kind == OWNER and self._named(name, owner, at):
@@ -105,15 +112,36 @@ class Store:
             at + expires_in_s,
             None,
         )
-        with self._write() as db:
+        self.add_token(token, sha256(secret))
+        return Secret(secret), token
+
+    def add_token(
+        self,
+        token: Token,
+        secret_sha256: bytes,
+        *,
+        enrolment: str = "",
+        ended: Iterable[str] = (),
+    ) -> None:
+        """Keep a token; with it `enrolment` is used up and the tokens `ended` end, or nothing does.
+
+        sqlite3.IntegrityError where the secret was in use before.
+        """
+        at = token.created_at
+        with self.write() as db:
             db.execute(
                 "INSERT INTO tokens (id, owner, name, kind, environment_id, secret_sha256,"
                 " created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (*token[:5], sha256(secret), token.created_at, token.expires_at),
+                (*token[:5], secret_sha256, token.created_at, token.expires_at),
+            )
+            db.execute("UPDATE enrolments SET used_at = ? WHERE id = ?", (at, enrolment))
+            db.executemany(
+                "UPDATE tokens SET revoked_at = ? WHERE id = ?", ((at, one) for one in ended)
             )
         self._tokens[token.id] = token
-        self._by_secret[sha256(secret)] = token
-        return Secret(secret), token
+        self._by_secret[secret_sha256] = token
+        for one in ended:
+            self._remember(self._tokens[one]._replace(revoked_at=at))
 
     def tokens(self, owner: str | None = None) -> list[Token]:
         """All tokens, newest last, ended ones of the last days among them."""
@@ -147,21 +175,18 @@ class Store:
             return Principal(
                 token.id, token.owner, token.kind, token.environment_id, token.expires_at
             )
-        row = self._read(
-            "SELECT id, owner, environment_id, expires_at FROM pairings"
+        row = self.read(
+            "SELECT id, owner, ?, environment_id, expires_at FROM pairings"
             " WHERE (ticket_sha256 = ? OR claim_sha256 = ?) AND ended_at IS NULL"
-            " AND expires_at > ?",
-            (digest, digest, int(now)),
+            " AND expires_at > ? UNION ALL SELECT id, owner, ?, '', expires_at FROM enrolments"
+            " WHERE secret_sha256 = ? AND used_at IS NULL AND expires_at > ?",
+            (PAIRING, digest, digest, int(now), ENROLMENT, digest, int(now)),
         )
-        if not row:
-            return None
-        return Principal(
-            row[0]["id"], row[0]["owner"], PAIRING, row[0]["environment_id"], row[0]["expires_at"]
-        )
+        return Principal(*tuple(row[0])) if row else None
 
     def _just_made(self, digest: bytes) -> Token | None:
         """A token that another process made since the last `refresh`: it works at once."""
-        rows = self._read(
+        rows = self.read(
             "SELECT id, owner, name, kind, environment_id, created_at, expires_at, revoked_at"
             " FROM tokens WHERE secret_sha256 = ?",
             (digest,),
@@ -193,7 +218,7 @@ class Store:
 
     def revoke(self, token_id: str, now: float | None = None) -> None:
         at = int(now if now is not None else now_s())
-        with self._write() as db:
+        with self.write() as db:
             db.execute(
                 "UPDATE tokens SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL",
                 (at, token_id),
@@ -204,13 +229,13 @@ class Store:
 
     def refresh(self) -> list[str]:
         """Read the tokens again if another process changed the file; the ids revoked meanwhile."""
-        version = self._read("PRAGMA data_version")[0][0]
+        version = self.read("PRAGMA data_version")[0][0]
         if version == self._data_version:
             return []
         self._data_version = version
         before = self._tokens
         self._tokens, self._by_secret = {}, {}
-        for row in self._read(
+        for row in self.read(
             "SELECT id, owner, name, kind, environment_id, created_at, expires_at, revoked_at,"
             " secret_sha256 FROM tokens"
         ):
@@ -230,7 +255,7 @@ class Store:
     ) -> Registration:
         """The registration of a host; the same one for the same key, also after a restart."""
         at = int(now)
-        known = self._read(
+        known = self.read(
             "SELECT registration_id, security_profile, public_key, registered_at, seen_at"
             " FROM registrations WHERE owner = ? AND environment_id = ?",
             key,
@@ -240,7 +265,7 @@ class Store:
             same = Registration(*tuple(row)[:4])
             if same.public_key == public_key and same.security_profile == security_profile:
                 if at - row["seen_at"] >= SEEN_STEP_S:
-                    with self._write() as db:
+                    with self.write() as db:
                         db.execute(
                             "UPDATE registrations SET seen_at = ?"
                             " WHERE owner = ? AND environment_id = ?",
@@ -248,7 +273,7 @@ class Store:
                         )
                 return same
         fresh = Registration("reg_" + secrets.token_hex(16), security_profile, public_key, at)
-        with self._write() as db:
+        with self.write() as db:
             db.execute(
                 "INSERT OR REPLACE INTO registrations (owner, environment_id, registration_id,"
                 " security_profile, public_key, registered_at, seen_at)"
@@ -258,7 +283,7 @@ class Store:
         return fresh
 
     def registration(self, key: RoomKey) -> Registration | None:
-        rows = self._read(
+        rows = self.read(
             "SELECT registration_id, security_profile, public_key, registered_at"
             " FROM registrations WHERE owner = ? AND environment_id = ?",
             key,
@@ -267,7 +292,7 @@ class Store:
 
     def environments(self, owner: str) -> list[tuple[str, int]]:
         """(environment id, registered at) of an owner."""
-        rows = self._read(
+        rows = self.read(
             "SELECT environment_id, registered_at FROM registrations WHERE owner = ?"
             " ORDER BY environment_id",
             (owner,),
@@ -282,7 +307,7 @@ class Store:
         """A new offer with the smallest free nameplate; None where this ticket was used before."""
         at = int(now)
         pairing_id = "pair_" + secrets.token_hex(8)
-        with self._write() as db:
+        with self.write() as db:
             # A nameplate stays taken until its offer would have expired: a code that somebody
             # still has on screen must not lead to another host.
             taken = {
@@ -312,7 +337,7 @@ class Store:
         return "cxp_" + hmac.digest(self._secret, b"claim " + pairing_id.encode(), "sha256").hex()
 
     def pairing(self, pairing_id: str) -> Pairing | None:
-        rows = self._read(
+        rows = self.read(
             "SELECT id, owner, environment_id, nameplate, expires_at, ended_at FROM pairings"
             " WHERE id = ?",
             (pairing_id,),
@@ -321,7 +346,7 @@ class Store:
 
     def pairing_at(self, nameplate: int, now: float) -> Pairing | None:
         """The offer of a nameplate."""
-        rows = self._read(
+        rows = self.read(
             "SELECT id, owner, environment_id, nameplate, expires_at, ended_at FROM pairings"
             " WHERE nameplate = ? AND ended_at IS NULL AND expires_at > ?",
             (nameplate, int(now)),
@@ -330,7 +355,7 @@ class Store:
 
     def live_pairings(self, now: float, owner: str = "") -> int:
         """How many offers stand: of one owner, or of all."""
-        rows = self._read(
+        rows = self.read(
             "SELECT COUNT(*) FROM pairings WHERE ended_at IS NULL AND expires_at > ?"
             " AND (? = '' OR owner = ?)",
             (int(now), owner, owner),
@@ -338,7 +363,7 @@ class Store:
         return int(rows[0][0])
 
     def end_pairing(self, pairing_id: str, now: float) -> None:
-        with self._write() as db:
+        with self.write() as db:
             db.execute(
                 "UPDATE pairings SET ended_at = ? WHERE id = ? AND ended_at IS NULL",
                 (int(now), pairing_id),
@@ -348,7 +373,7 @@ class Store:
 
     def live_claims(self, now: float) -> list[Claim]:
         """The claims of tokens that still count; the others are forgotten."""
-        rows = self._read("SELECT owner, environment_id, stream, token_id FROM claims")
+        rows = self.read("SELECT owner, environment_id, stream, token_id FROM claims")
         claims = [Claim(RoomKey(row[0], row[1]), row[2], row[3]) for row in rows]
         live = {token_id for token_id in {c.token_id for c in claims} if self.live(token_id, now)}
         ended = [(c.room, c.stream, None) for c in claims if c.token_id not in live]
@@ -358,7 +383,7 @@ class Store:
 
     def save_claims(self, changes: Iterable[tuple[RoomKey, bytes, str | None]]) -> None:
         """Write claims made (with their token's id) and ended (None), in one transaction."""
-        with self._write() as db:
+        with self.write() as db:
             for key, stream, token_id in changes:
                 if token_id is None:
                     db.execute(
@@ -381,7 +406,7 @@ class Store:
     def clean(self, now: float, online: Iterable[RoomKey] = ()) -> None:
         """Forget what ended long ago. Environments that are `online` count as seen now."""
         at = int(now)
-        with self._write() as db:
+        with self.write() as db:
             db.executemany(
                 "UPDATE registrations SET seen_at = ? WHERE owner = ? AND environment_id = ?",
                 ((at, *key) for key in online),
@@ -398,7 +423,7 @@ class Store:
     # Inside
 
     def _load_secret(self) -> bytes:
-        with self._write() as db:
+        with self.write() as db:
             row = db.execute("SELECT value FROM meta WHERE name = 'secret'").fetchone()
             if row is not None:
                 return bytes(row[0])
@@ -419,43 +444,11 @@ class Store:
                 self._by_secret[digest] = token
                 return
 
-    def _read(self, statement: str, values: Iterable[object] = ()) -> list[sqlite3.Row]:
+    def read(self, statement: str, values: Iterable[object] = ()) -> list[sqlite3.Row]:
         try:
             return self._db.execute(statement, tuple(values)).fetchall()
         except sqlite3.Error as error:
             raise describe_sqlite_error(error, self._path) from error
 
-    def _write(self) -> _Write:
-        return _Write(self._db, self._path)
-
-
-class _Write:
-    """A transaction whose SQLite errors become StateError."""
-
-    __slots__ = ("_db", "_path", "_transaction")
-
-    def __init__(self, db: sqlite3.Connection, path: str) -> None:
-        self._db, self._path = db, path
-        self._transaction = transaction(db)
-
-    def __enter__(self) -> sqlite3.Connection:
-        try:
-            return self._transaction.__enter__()
-        except sqlite3.Error as error:
-            raise describe_sqlite_error(error, self._path) from error
-
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
-        try:
-            self._transaction.__exit__(kind, value, trace)
-        except sqlite3.Error as error:
-            raise describe_sqlite_error(error, self._path) from error
-        if isinstance(value, sqlite3.Error) and not isinstance(value, sqlite3.IntegrityError):
-            raise describe_sqlite_error(value, self._path) from value
-
-
-def _check_name(what: str, name: str) -> None:
-    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable() or name != name.strip():
-        raise UsageError(
-            f"{name!r} cannot be the name of {'an' if what == 'owner' else 'a'} {what}",
-            hint=f"take 1 to {MAX_NAME_CHARS} printable characters",
-        )
+    def write(self) -> guarded_transaction:
+        return guarded_transaction(self._db, self._path)

@@ -90,6 +90,29 @@ class transaction:
                 self._db.execute("ROLLBACK")
 
 
+class guarded_transaction:
+    """A transaction whose SQLite errors become StateErrors; IntegrityError passes through."""
+
+    __slots__ = ("_inner", "_path")
+
+    def __init__(self, db: sqlite3.Connection, path: str) -> None:
+        self._inner, self._path = transaction(db), path
+
+    def __enter__(self) -> sqlite3.Connection:
+        try:
+            return self._inner.__enter__()
+        except sqlite3.Error as error:
+            raise describe_sqlite_error(error, self._path) from error
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        try:
+            self._inner.__exit__(kind, value, trace)
+        except sqlite3.Error as error:
+            raise describe_sqlite_error(error, self._path) from error
+        if isinstance(value, sqlite3.Error) and not isinstance(value, sqlite3.IntegrityError):
+            raise describe_sqlite_error(value, self._path) from value
+
+
 def describe_sqlite_error(error: sqlite3.Error, path: str) -> StateError:
     """One sentence for what SQLite says about a full disk, a lock, a broken or read-only file."""
     text = str(error)

@@ -158,7 +158,7 @@ def test_claims_come_back_with_tokens_that_count(home: Home, store: Store) -> No
     store.revoke(ended.id, NOW)
     kept = [fx.Claim(BOX, b"s1", live.id)]
     assert store.live_claims(NOW) == kept
-    assert len(store._read("SELECT * FROM claims")) == 1, "the other is gone from the file"
+    assert len(store.read("SELECT * FROM claims")) == 1, "the other is gone from the file"
 
 
 def test_what_ended_long_ago_is_forgotten(store: Store) -> None:
