@@ -1,0 +1,1 @@
+"""The official app-server on a host: supervised, its events kept, its questions put to people."""
