@@ -12,8 +12,10 @@ performed in that order comes out. Payloads never come in at all.
   The adapter keeps the routes beside its links and asks `unrouted` about every other frame.
 - A frame that cannot be delivered is dropped and its sender told why by a reset frame, of a peer
   that is gone once a second at most. The ends resend what was not acknowledged.
-- A congested host stops the reading of those devices that send to it, each by itself. A host is
-  never stopped for a device: what a device does not read is queued up to a bound, then it is cut.
+- A congested host stops the reading of those devices that send to it, each by itself. A codexctl
+  host is never stopped for a device: what a device does not read is queued up to a bound, then it
+  is cut. An official executor has no windows and would fill any queue: it is not read while one of
+  its devices is congested, and a device that stays so for `hold_executor_s` is cut.
 """
 
 from __future__ import annotations
@@ -88,8 +90,11 @@ class _Link:
     __slots__ = (
         "expires_at",
         "held_by",
+        "holders",
+        "holds",
         "id",
         "is_host",
+        "is_official",
         "kind",
         "queued",
         "registration_id",
@@ -111,6 +116,11 @@ class _Link:
         self.queued = 0  # bytes that wait for this link's socket, while it is congested
         self.waiting: set[LinkId] = set()  # devices whose reading this host has stopped
         self.held_by: _Link | None = None  # the host that has stopped the reading of this device
+        # The other way round: devices for which this executor is not read, since when; and the
+        # executor that is not read for this device.
+        self.is_official = False
+        self.holders: dict[LinkId, float] = {}
+        self.holds: _Link | None = None
 
 
 class Rooms:
@@ -200,6 +210,8 @@ class Rooms:
         environment_id: str,
         registration_id: str,
         now: float,
+        *,
+        official: bool = False,
     ) -> list[Effect]:
         """The host of an environment connected its WebSocket; the one it had before is closed."""
         room = self._room(RoomKey(principal.owner, environment_id))
@@ -210,6 +222,7 @@ class Rooms:
             room = self._room(RoomKey(principal.owner, environment_id))
         host = self._open(link, principal, room, now)
         host.is_host = True
+        host.is_official = official
         host.registration_id = registration_id
         room.host = host
         for stream, claimed in room.streams.items():
@@ -317,6 +330,10 @@ class Rooms:
         expired = {link.usage.token_id for link in self._links.values() if link.expires_at <= now}
         for token_id in expired:
             effects += self.token_ended(token_id, TOKEN_EXPIRED, now)
+        for link in list(self._congested.values()):
+            held_since = link.holds.holders[link.id] if link.holds is not None else now
+            if now - held_since >= self._limits.hold_executor_s:
+                effects += self._cut(link, now)
         for token_id, usage in list(self._usage.items()):
             if not usage.links and not usage.streams and usage.bucket.full(now):
                 del self._usage[token_id]
@@ -335,6 +352,11 @@ class Rooms:
             sender.held_by = receiver
             receiver.waiting.add(link)
             effects.append(Pause(link))
+        if sender is not None and sender.is_official and receiver.holds is None:
+            if not sender.holders:
+                effects.append(Pause(link))
+            sender.holders[to] = now
+            receiver.holds = sender
         self._congested[to] = receiver
         self._count_queue(receiver, queued)
         if not receiver.is_host and queued > self._limits.queue_bytes_a_link:
@@ -415,6 +437,8 @@ class Rooms:
         room.links -= 1
         if link.held_by is not None:
             link.held_by.waiting.discard(link.id)
+        for holder in link.holders:
+            self._links[holder].holds = None
         if link.is_host:
             room.host = None
             for stream, claimed in room.streams.items():
@@ -441,6 +465,11 @@ class Rooms:
             self._links[waiting].held_by = None
             effects.append(Resume(waiting))
         link.waiting.clear()
+        if link.holds is not None:
+            executor, link.holds = link.holds, None
+            del executor.holders[link.id]
+            if not executor.holders:
+                effects.append(Resume(executor.id))
         return effects
 
     def _count_queue(self, link: _Link, size: int) -> None:

@@ -45,8 +45,6 @@ class Limits:
     # How long an official executor is not read for a device that takes nothing: its other
     # streams wait as well.
     hold_executor_s: float = 10.0
-    # Streams of one official executor, which refuses more by itself.
-    streams_an_executor: int = 128
     # New streams, registrations and connects a second of one token, and how many at once.
     handshakes_a_second: float = 100.0
     handshakes_at_once: int = 400

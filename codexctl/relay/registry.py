@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import json
 import re
 from collections.abc import Callable
@@ -17,7 +16,9 @@ from typing import Any, NamedTuple
 from codexctl import __version__
 from codexctl.relay import enrolments
 from codexctl.relay.authority import may_end, owner, reachable, served
+from codexctl.relay.authorizations import MAX_CHARS, Authorizations
 from codexctl.relay.calls import (
+    HYBRID,
     Answer,
     Failure,
     Request,
@@ -79,6 +80,7 @@ class Registry:
         self._rooms = rooms
         self._limits = limits
         self._random = random
+        self._authorizations = Authorizations(random, limits.ticket_s)
         self._tickets: dict[bytes, Ticket] = {}
         self._ticket_count: dict[str, int] = {}
         self._claims = Bucket(limits.claims_a_minute / 60, limits.claims_a_minute, now)
@@ -191,7 +193,13 @@ class Registry:
             if owned >= self._limits.environments_an_owner:
                 raise too_many("this owner has too many environments", "use another owner")
         registration = self._store.register(key, profile, public_key, now)
-        ticket = self._ticket(caller, key.environment_id, registration.registration_id, now)
+        ticket = self._ticket(
+            caller,
+            key.environment_id,
+            now,
+            registration_id=registration.registration_id,
+            official=profile == HYBRID,
+        )
         return Answer(
             200,
             {
@@ -212,8 +220,7 @@ class Registry:
         if registration is None:
             raise not_found()
         public_key = key_document(body, "harness_public_key", registration.security_profile)
-        ticket = self._ticket(caller, key.environment_id, "", now)
-        expires_at = int(now) + self._limits.ticket_s
+        ticket = self._ticket(caller, key.environment_id, now)
         return Answer(
             200,
             {
@@ -222,8 +229,8 @@ class Registry:
                 "security_profile": registration.security_profile,
                 "executor_registration_id": registration.registration_id,
                 "executor_public_key": json.loads(registration.public_key),
-                "harness_key_authorization": self._authorization(
-                    key, registration.registration_id, caller.token_id, expires_at, public_key
+                "harness_key_authorization": self._authorizations.issue(
+                    key, registration.registration_id, caller.token_id, public_key, now
                 ),
             },
         )
@@ -237,32 +244,27 @@ class Registry:
             raise not_found()
         body = json_object(request)
         public_key = canonical(object_field(body, "harness_public_key"))
-        authorization = text(body, "harness_key_authorization", limit=1024)
-        token_id, _, rest = authorization.partition(".")
-        expires, _, _ = rest.partition(".")
+        authorization = text(body, "harness_key_authorization", MAX_CHARS)
         stream = request.headers.get(STREAM_HEADER, "").encode()
-        valid = (
-            text(body, "executor_registration_id") == registration.registration_id
-            and expires.isascii()
-            and expires.isdigit()
-            and len(expires) < 12
-            and int(expires) > now
-            and hmac.compare_digest(
-                authorization.encode(),
-                self._authorization(
-                    key, registration.registration_id, token_id, int(expires), public_key
-                ).encode(),
+        token_id = None
+        if text(body, "executor_registration_id") == registration.registration_id:
+            token_id = self._authorizations.token_of(
+                authorization, key, registration.registration_id, public_key, now
             )
+        valid = (
+            token_id is not None
             and self._store.live(token_id, now)
             and (not stream or self._rooms.claimer(key, stream) == token_id)
         )
+        if valid:
+            self._authorizations.spend(authorization, now)
         return Answer(200, {"valid": valid})
 
     def _environments(self, caller: Principal, now: float) -> Answer:
         self._admit(caller, now)
         listed = [
-            self._environment(RoomKey(caller.owner, name), registered_at)
-            for name, registered_at in self._store.environments(caller.owner)
+            self._environment(RoomKey(caller.owner, name), registered_at, profile)
+            for name, registered_at, profile in self._store.environments(caller.owner)
             if caller.kind == OWNER or name == caller.environment_id
         ]
         return Answer(200, {"environments": listed})
@@ -271,11 +273,15 @@ class Registry:
         registration = self._store.registration(key)
         if registration is None:
             raise not_found()
-        return Answer(200, self._environment(key, registration.registered_at))
+        return Answer(
+            200,
+            self._environment(key, registration.registered_at, registration.security_profile),
+        )
 
-    def _environment(self, key: RoomKey, registered_at: int) -> dict[str, Any]:
+    def _environment(self, key: RoomKey, registered_at: int, profile: str) -> dict[str, Any]:
         return {
             "environment_id": key.environment_id,
+            "security_profile": profile,
             "online": self._rooms.online(key),
             "registered_at": registered_at,
             "streams": self._rooms.stream_count(key),
@@ -395,7 +401,15 @@ class Registry:
         if not self._rooms.spend_handshake(caller.token_id, now):
             raise too_many("this token calls too often", "wait a second", 1)
 
-    def _ticket(self, caller: Principal, environment: str, registration_id: str, now: float) -> str:
+    def _ticket(
+        self,
+        caller: Principal,
+        environment: str,
+        now: float,
+        *,
+        registration_id: str = "",
+        official: bool = False,
+    ) -> str:
         count = self._ticket_count.get(caller.token_id, 0)
         if count >= self._limits.tickets_a_token:
             raise too_many("this token has too many unused WebSocket URLs", "wait a minute", 60)
@@ -410,7 +424,7 @@ class Registry:
         text = base64.urlsafe_b64encode(self._random(32)).rstrip(b"=").decode()
         digest = hashlib.sha256(text.encode()).digest()
         self._tickets[digest] = Ticket(
-            caller, environment, registration_id, now + self._limits.ticket_s
+            caller, environment, registration_id, now + self._limits.ticket_s, official
         )
         self._ticket_count[caller.token_id] = count + 1
         return text
@@ -425,13 +439,6 @@ class Registry:
             else:
                 del self._ticket_count[token_id]
         return ticket
-
-    def _authorization(
-        self, key: RoomKey, registration_id: str, token_id: str, expires_at: int, public_key: str
-    ) -> str:
-        fields = [*key, registration_id, token_id, str(expires_at), public_key]
-        mac = self._store.sign(json.dumps(fields).encode())
-        return f"{token_id}.{expires_at}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
 
 
 def token_record(token: Token, now: float) -> dict[str, Any]:

@@ -197,7 +197,12 @@ class RelayServer:
         self.config.log.event("link-opened", link=link.id, who=link.name)
         if ticket.registration_id:
             effects = self._rooms.host_opened(
-                link.id, ticket.principal, ticket.environment_id, ticket.registration_id, now
+                link.id,
+                ticket.principal,
+                ticket.environment_id,
+                ticket.registration_id,
+                now,
+                official=ticket.official,
             )
         else:
             effects = self._rooms.device_opened(

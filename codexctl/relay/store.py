@@ -290,14 +290,14 @@ class Store:
         )
         return Registration(*tuple(rows[0])) if rows else None
 
-    def environments(self, owner: str) -> list[tuple[str, int]]:
-        """(environment id, registered at) of an owner."""
+    def environments(self, owner: str) -> list[tuple[str, int, str]]:
+        """(environment id, registered at, security profile) of an owner."""
         rows = self.read(
-            "SELECT environment_id, registered_at FROM registrations WHERE owner = ?"
-            " ORDER BY environment_id",
+            "SELECT environment_id, registered_at, security_profile FROM registrations"
+            " WHERE owner = ? ORDER BY environment_id",
             (owner,),
         )
-        return [(row[0], row[1]) for row in rows]
+        return [(row[0], row[1], row[2]) for row in rows]
 
     # Pairings
 
@@ -397,11 +397,7 @@ class Store:
                         (*key, stream, token_id),
                     )
 
-    # Authorizations and upkeep
-
-    def sign(self, message: bytes) -> bytes:
-        """32 bytes that only this relay can make; the same after a restart."""
-        return hmac.digest(self._secret, b"authorization " + message, "sha256")
+    # Upkeep
 
     def clean(self, now: float, online: Iterable[RoomKey] = ()) -> None:
         """Forget what ended long ago. Environments that are `online` count as seen now."""
