@@ -1,0 +1,1 @@
+"""Moving a thread, with its working tree, from one host to another."""
