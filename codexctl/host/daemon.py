@@ -26,6 +26,7 @@ from codexctl.host import control, store
 from codexctl.host.context import HostContext
 from codexctl.host.exec_handler import HANDLERS
 from codexctl.host.exec_handler import control as answer_control
+from codexctl.host.execserver.service import serve_exec_server
 from codexctl.host.files import serve_file
 from codexctl.host.forward import serve_tcp
 from codexctl.host.link import LinkPath, RelayLink
@@ -332,6 +333,8 @@ class Daemon:
             await serve_file(channel, self.context)
         elif kind == "tcp":
             await serve_tcp(channel, self.context)
+        elif kind == "exec-server":
+            await serve_exec_server(channel, self.context)
         else:
             raise Refused(
                 f"this host does not know channels of kind {kind[:40]!r}",
