@@ -92,7 +92,7 @@ def common_options() -> list[click.Parameter]:
         click.Option(["--template"], help="Your own cloud-init template."),
         click.Option(["--key-passphrase"], is_flag=True, help="Ask for a passphrase for the key."),
         click.Option(["--agent"], is_flag=True, help="Add the key to the running ssh agent."),
-        click.Option(["--relay"], help="The relay to pair through, as its machine reaches it."),
+        click.Option(["--relay"], help="The relay to pair through; else the one of your hosts."),
         click.Option(["--no-pair"], is_flag=True, help="Install codexctl there, but do not pair."),
         click.Option(["--bare"], is_flag=True, help="Neither codex nor codexctl on it."),
         click.Option(["--yes", "-y"], is_flag=True, help="Do not ask."),
@@ -127,6 +127,7 @@ def _provision(provider: Provider, options: dict[str, Any]) -> None:
     as_json = bool(options["as_json"])
     settings = _settings(options, creates=provider.capabilities.creates)
     with _service() as service:
+        settings = _with_relay(service, settings)
         name = options["name"] or _free_name(service, provider.name)
         SshConfig(service.home).check_name(name)
         _refuse_taken(service, name)
@@ -223,6 +224,17 @@ def _settings(options: dict[str, Any], *, creates: bool) -> Settings:
         agent=options["agent"],
         relay=options["relay"] or "",
     )
+
+
+def _with_relay(service: Service, settings: Settings) -> Settings:
+    """With the relay that this device knows, where none was named and it is to be paired."""
+    from dataclasses import replace
+
+    from codexctl.provision.pairing import default_relay
+
+    if settings.relay or not settings.pair:
+        return settings
+    return replace(settings, relay=default_relay(service.home))
 
 
 def _check_abilities(provider: Provider, settings: Settings) -> None:

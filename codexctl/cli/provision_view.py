@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Any
-
-from codexctl.paths import ENV_RELAY_TOKEN as ENV_TOKEN
 
 if TYPE_CHECKING:
     from codexctl.provision.journal import Settings, Workspace
@@ -35,6 +32,7 @@ def plan_record(provider: Provider, name: str, plan: Plan, settings: Settings) -
         "ttl_s": settings.ttl_s,
         "idle_stop_s": settings.idle_stop_s,
         "user": plan.user or settings.user,
+        "relay": settings.relay or None,
         "notes": list(plan_notes(provider, plan, settings)),
     }
 
@@ -59,11 +57,8 @@ def plan_notes(provider: Provider, plan: Plan, settings: Settings) -> list[str]:
     from codexctl.durations import format_duration
 
     able, notes = provider.capabilities, list(plan.lines)
-    if settings.relay and settings.pair and not settings.bare and os.environ.get(ENV_TOKEN):
-        notes.append(
-            f"the relay token in {ENV_TOKEN} will stay on that machine: make one for it alone, "
-            "with its own owner and expiry"
-        )
+    if settings.relay and settings.pair:
+        notes.append(f"it is paired with this device through {settings.relay}")
     if not able.creates:
         return notes
     if settings.ttl_s is None:

@@ -1,30 +1,43 @@
-"""Make a workspace a host of this device: a relay token of its own, the host as a service, pairing.
+"""Make a workspace a host of this device: enrolled at a relay, served as a service, paired.
 
-The token belongs to an owner named after the workspace, so that it registers this one host and
-sees no other; it ends with the workspace. Everything travels over the pinned ssh connection, so no
-URL is typed and no code is guessed.
+What is sent to the machine is a single-use token of the relay's, which the host's first start
+exchanges for one of its own (codexctl/relay/enrolments.py); nobody's own token leaves this device.
+It is made with an owner's token of that relay, or in relay.db where this home runs the relay.
+Everything travels over the pinned ssh connection, so no URL is typed and no code is guessed.
 """
 
 from __future__ import annotations
 
+import base64
 import getpass
 import json
 import os
 import socket
 import time
 from shlex import quote
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
-from codexctl.errors import CodexctlError
+from codexctl.client.registry import Relay, TokenRefused, call
+from codexctl.errors import CodexctlError, ConnectionFailed, StateError
 from codexctl.paths import ENV_RELAY_TOKEN as ENV_TOKEN
 from codexctl.paths import Home
 from codexctl.provision.install import AS_ROOT, FOLDER
 from codexctl.provision.journal import Workspace
 from codexctl.provision.readiness import NotReady, Teller
 from codexctl.provision.remote import Link
+from codexctl.relay import enrolments
 from codexctl.secret import Secret
+from codexctl.state.files import read_private
 
-LONGEST_TOKEN_S = 365 * 86400
+if TYPE_CHECKING:
+    from codexctl.relay.store import Store
+
+ENV_RELAY = "CODEXCTL_RELAY"
+ENROLMENT_TTL_S = 900
+HOST_TOKEN_TTL_S = 365 * 86400
+"""The machine's own token; it is for that machine alone, and revoked with the workspace."""
+KEPT_TOKEN = "relay.token"  # noqa: S105 - where `host install` keeps an owner's
 OFFER_TIMEOUT_S = 30.0
 OFFER_EVERY_S = 0.3
 CODEXCTL = '"$HOME/.local/share/codexctl/venv/bin/codexctl"'
@@ -58,42 +71,110 @@ OFFER = f"{CODEXCTL} pair --show --json --no-wait"
 
 
 class RelayChoice(NamedTuple):
-    """Which relay, and a token that registers this workspace there."""
+    """Which relay, and the single-use token that lets this workspace in there."""
 
     url: str
     pin: str
     token: Secret
 
 
-def choose_relay(home: Home, workspace: Workspace) -> RelayChoice | str:
-    """The relay to pair through, or one clause on why there is none.
+def default_relay(home: Home) -> str:
+    """The relay for a workspace whose maker named none; "" where there is none, or no one.
 
-    The token is CODEXCTL_RELAY_TOKEN, else one made for this workspace alone when the relay is run
-    from this home.
+    CODEXCTL_RELAY, else that of the hosts this device is paired with. One on this machine's own
+    loopback is out of a cloud machine's reach. Without a token for it, it is of no use.
     """
+    named = os.environ.get(ENV_RELAY, "").strip().rstrip("/")
+    if named:
+        return named
+    if not os.path.exists(home.device_db) or not (_owner_tokens(home) or _runs_a_relay(home)):
+        return ""
+    from codexctl.client.store import HostStore
+
+    known = {record.relay for record in HostStore(home).all() if not _is_loopback(record.relay)}
+    return known.pop() if len(known) == 1 else ""
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+def choose_relay(home: Home, workspace: Workspace) -> RelayChoice | str:
+    """The relay to pair through, or one clause on why there is none."""
     url = workspace.settings.relay.rstrip("/")
     if not url:
-        return "no --relay was named; it is reached over ssh"
+        return "no --relay was named and none is known; it is reached over ssh"
     pin = _known_pin(home, url)
-    given = os.environ.get(ENV_TOKEN, "").strip()
-    if given:
-        return RelayChoice(url, pin, Secret(given))
-    if not os.path.exists(home.relay_db):
+    refused: CodexctlError | None = None
+    for relay in _as_owner(home, url, pin):
+        try:
+            body = {
+                "name": token_name(workspace),
+                "expires_in_s": ENROLMENT_TTL_S,
+                "host_expires_in_s": HOST_TOKEN_TTL_S,
+            }
+            made = call(relay, "POST", "/v1/enrolments", body)
+            return RelayChoice(url, pin, Secret(str(made["token"])))
+        except TokenRefused as error:
+            refused = error
+    if not _runs_a_relay(home):
+        if refused is not None:
+            return f"{url} does not take this device's token: {refused.message}"
         return f"no token for {url}: set {ENV_TOKEN}"
-    from codexctl.relay.store import Store
-
-    left = LONGEST_TOKEN_S
-    if workspace.expires_at is not None:
-        left = max(60, min(left, workspace.expires_at - int(time.time())))
-    store = Store.open(home)
+    store = _open_store(home)
     try:
-        _revoke_tokens(store, workspace)
-        token, _ = store.create_token(
-            name=f"workspace-{workspace.name}", expires_in_s=left, owner=_owner(workspace)
+        token, _ = enrolments.create(
+            store,
+            name=token_name(workspace),
+            expires_in_s=ENROLMENT_TTL_S,
+            host_expires_in_s=HOST_TOKEN_TTL_S,
+            now=time.time(),
         )
     finally:
         store.close()
+    try:
+        call(_relay(url, pin, token), "GET", "/v1/environments")
+    except TokenRefused:
+        return f"{url} is not the relay that runs from this home: set {ENV_TOKEN} to a token of it"
+    except ConnectionFailed:
+        pass  # only the machine needs to reach it under this address
     return RelayChoice(url, pin, token)
+
+
+def token_name(workspace: Workspace) -> str:
+    """What the workspace's tokens are called at its relay."""
+    return f"workspace-{workspace.name}-{workspace.id[:8]}"
+
+
+def _owner_tokens(home: Home) -> list[Secret]:
+    """The owner's tokens that this device has: the variable's, and what `host install` kept."""
+    given = os.environ.get(ENV_TOKEN, "").strip()
+    if given:
+        return [Secret(given)]
+    try:
+        kept = read_private(home.join(KEPT_TOKEN), what="the relay's token").decode().strip()
+    except (OSError, StateError, UnicodeDecodeError):
+        return []
+    return [Secret(kept)] if kept else []
+
+
+def _as_owner(home: Home, url: str, pin: str) -> list[Relay]:
+    return [_relay(url, pin, token) for token in _owner_tokens(home)]
+
+
+def _relay(url: str, pin: str, token: Secret) -> Relay:
+    return Relay(url, base64.urlsafe_b64decode(f"{pin}=") if pin else None, token)
+
+
+def _runs_a_relay(home: Home) -> bool:
+    return os.path.exists(home.relay_db)
+
+
+def _open_store(home: Home) -> Store:
+    from codexctl.relay.store import Store
+
+    return Store.open(home)
 
 
 def pair(home: Home, link: Link, workspace: Workspace, tell: Teller, *, adopted: bool) -> None:
@@ -104,25 +185,30 @@ def pair(home: Home, link: Link, workspace: Workspace, tell: Teller, *, adopted:
     if workspace.settings.bare or not workspace.settings.pair:
         tell("paired", "skipped", "as asked")
         return
-    choice = choose_relay(home, workspace)
-    if isinstance(choice, str):
-        tell("paired", "skipped", choice)
-        return
-    tell("paired", "waiting", choice.url)
     folder = f"{FOLDER}/home" if adopted else "$HOME/.codexctl"
     where = f'export CODEXCTL_HOME="{folder}"\n'
     try:
-        link.check(
-            where + KEEP_ON_MACHINE, what="sending the token", data=choice.token.reveal().encode()
-        )
-        values = {"RELAY": choice.url, "NAME": workspace.name, "PIN": choice.pin}
-        lead = "".join(f"{name}={quote(value)}\n" for name, value in values.items())
-        link.check(where + lead + SERVE, what="starting the host")
+        # The host may run since an earlier try, which was interrupted after its start.
+        if not workspace.settings.relay or link.run(where + OFFER).status != 0:
+            choice = choose_relay(home, workspace)
+            if isinstance(choice, str):
+                tell("paired", "skipped", choice)
+                return
+            tell("paired", "waiting", choice.url)
+            _serve(link, where, choice, workspace)
         _pair_here(home, _offer(link, where), workspace)
     except CodexctlError as error:
         tell("paired", "failed", error.message)
         raise NotReady("paired", error.message, workspace.name) from error
-    tell("paired", "ok", f"as {workspace.name} through {choice.url}")
+    tell("paired", "ok", f"as {workspace.name} through {workspace.settings.relay}")
+
+
+def _serve(link: Link, where: str, choice: RelayChoice, workspace: Workspace) -> None:
+    token = choice.token.reveal().encode()
+    link.check(where + KEEP_ON_MACHINE, what="sending the token", data=token)
+    values = {"RELAY": choice.url, "NAME": workspace.name, "PIN": choice.pin}
+    lead = "".join(f"{name}={quote(value)}\n" for name, value in values.items())
+    link.check(where + lead + SERVE, what="starting the host")
 
 
 def _offer(link: Link, where: str) -> str:
@@ -155,11 +241,12 @@ def _pair_here(home: Home, url: str, workspace: Workspace) -> None:
     )
 
 
-def unpair(home: Home, workspace: Workspace) -> None:
-    """Forget the host here and end its token where the relay is run from this home."""
+def unpair(home: Home, workspace: Workspace) -> str:
+    """Forget the host here and end its tokens at the relay; one clause where that failed."""
     url = workspace.settings.relay.rstrip("/")
     if not url or not workspace.settings.pair:
-        return
+        return ""
+    pin = _known_pin(home, url)
     if os.path.exists(home.device_db):
         from codexctl.client.store import HostStore
 
@@ -167,34 +254,38 @@ def unpair(home: Home, workspace: Workspace) -> None:
         known = store.named(workspace.name)
         if known is not None and known.relay == url and known.own_name == workspace.name:
             store.remove(workspace.name)
-    if os.path.exists(home.relay_db):
-        from codexctl.relay.store import Store
+    try:
+        _end_tokens(home, url, pin, workspace)
+    except CodexctlError as error:
+        return f"its tokens at {url} were not ended: {error.message}"
+    return ""
 
-        relay = Store.open(home)
+
+def _end_tokens(home: Home, url: str, pin: str, workspace: Workspace) -> None:
+    """End the host's token, and those of the devices that were paired with it."""
+    name = token_name(workspace)
+    if _runs_a_relay(home):
+        store = _open_store(home)
         try:
-            _revoke_tokens(relay, workspace)
+            now = time.time()
+            for hosts in enrolments.host_tokens(store, name, now):
+                for token in store.tokens(hosts.owner):
+                    if token.environment_id == hosts.environment_id and token.active(now):
+                        store.revoke(token.id)
         finally:
-            relay.close()
-
-
-def _revoke_tokens(store: object, workspace: Workspace) -> None:
-    from codexctl.relay.store import Store
-
-    assert isinstance(store, Store)
-    now = time.time()
-    for token in store.tokens(_owner(workspace)):
-        if token.status(now) == "active":
-            store.revoke(token.id)
-
-
-def _owner(workspace: Workspace) -> str:
-    return f"workspace-{workspace.id}"
+            store.close()
+    for relay in _as_owner(home, url, pin):
+        listed = call(relay, "GET", "/v1/tokens")["tokens"]
+        mine = {t["environment_id"] for t in listed if (t["kind"], t["name"]) == ("host", name)}
+        for token in listed:
+            if token["environment_id"] in mine and token["status"] == "active":
+                call(relay, "DELETE", f"/v1/tokens/{token['id']}")
 
 
 def _known_pin(home: Home, url: str) -> str:
     """The pin of a self-signed relay that this device is paired through already; else ""."""
-    import base64
-
+    if not os.path.exists(home.device_db):
+        return ""
     from codexctl.client.store import HostStore
 
     for record in HostStore(home).all():

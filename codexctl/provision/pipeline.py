@@ -275,7 +275,8 @@ class Pipeline:
         files = WorkspaceFiles(self.home, workspace.id)
         write_ssh_config(self.home, self.journal, without=workspace.id)
         keys.remove_from_agent(files.key)
-        pairing.unpair(self.home, workspace)
+        if problem := pairing.unpair(self.home, workspace):
+            self.tell("paired", "failed", problem)
         files.remove()
         return True
 

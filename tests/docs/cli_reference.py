@@ -27,7 +27,8 @@ stderr: `error`, `message`, `hint`, `exit_code`. Exit statuses of codexctl's own
 | variable | |
 |---|---|
 | `CODEXCTL_HOME` | the folder of all state of one identity; `~/.codexctl` without it |
-| `CODEXCTL_RELAY_TOKEN` | the relay's token for `host serve` and `host install` |
+| `CODEXCTL_RELAY` | the relay that `provision` pairs a workspace through |
+| `CODEXCTL_RELAY_TOKEN` | the relay's token for `host serve`, `host install` and `provision` |
 | `CODEXCTL_SSH_CONFIG` | another file than `~/.ssh/config` |
 | `CODEXCTL_DEBUG` | set: tracebacks with every error, and news of paths that are lost and found |
 | `NO_COLOR` | set: no colours, also in QR codes |

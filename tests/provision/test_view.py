@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from codexctl.cli.provision_view import plan_notes
-from codexctl.paths import ENV_RELAY_TOKEN as ENV_TOKEN
 
 
 class _Existing:
@@ -27,12 +24,7 @@ def notes(**settings: object) -> list[str]:
     return plan_notes(_Existing(), _Plan(), _Settings())  # type: ignore[arg-type]
 
 
-def test_a_token_that_will_stay_on_the_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ENV_TOKEN, raising=False)
-    assert notes() == ["as the provider says"]
-    monkeypatch.setenv(ENV_TOKEN, "cxr_secret")
-    (_, told) = notes()
-    assert "will stay on that machine" in told
-    assert "cxr_secret" not in told
-    for without in ({"relay": ""}, {"pair": False}, {"bare": True}):
+def test_the_relay_of_the_pairing_is_said() -> None:
+    assert notes()[1:] == ["it is paired with this device through https://relay.example"]
+    for without in ({"relay": ""}, {"pair": False}):
         assert len(notes(**without)) == 1
