@@ -28,6 +28,8 @@ from codexctl.state.files import describe_os_error
 MAX_WAITING = 256  # messages, over all hosts
 MAX_TEXT_BYTES = 1 << 20
 KEPT_ENDED = 100  # delivered and refused ones that are still listed
+# What passes by itself or by somebody's hand at the host, as a host that is away does.
+PASSING = frozenset({"agent-unavailable", "no-codex", "not-logged-in"})
 LOCK = "outbox.lock"
 
 
@@ -132,9 +134,9 @@ def delivering(home: Home, *, wait: bool) -> Iterator[bool]:
 def deliver(db: sqlite3.Connection, host: str, send: Deliver) -> list[Message]:
     """Send all that waits for `host`, the oldest first; those that ended, as they are now.
 
-    Within `delivering`. A lost connection is raised and leaves the message and those behind it
-    waiting; what the host refuses is kept as refused, and later messages to that thread too, since
-    they were written after it.
+    Within `delivering`. A lost connection, or an agent that does not run there, is raised and
+    leaves the message and those behind it waiting. What the host refuses is kept as refused, and
+    later messages to that thread too, since they were written after it.
     """
     ended: list[Message] = []
     refused: dict[str, str] = {}
@@ -148,6 +150,8 @@ def deliver(db: sqlite3.Connection, host: str, send: Deliver) -> list[Message]:
             except ConnectionFailed:
                 raise
             except CodexctlError as problem:
+                if problem.code in PASSING:
+                    raise
                 state, error = "refused", problem.message
                 refused[message.thread] = error
         db.execute(

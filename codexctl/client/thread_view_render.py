@@ -241,16 +241,27 @@ def approval_renderable(approval: Mapping[str, Any], *, full: bool = True) -> Re
     if command:
         words = command if isinstance(command, str) else " ".join(map(str, command))
         parts.append(_hanging("$ ", Text(clean(plain_command(words)), style="bold")))
-    for name in ("cwd", "reason", "message"):
+    for name in ("command_kind", "cwd", "reason", "grant_root"):
         if approval.get(name):
-            parts.append(Text(f"{name}: ", style="dim").append(clean(str(approval[name]))))
-    if approval.get("permissions"):
-        parts.append(Text("permissions: ", style="dim").append(_json(approval["permissions"])))
+            parts.append(_fact(name, clean(str(approval[name]))))
+    for name in ("network", "permissions"):
+        if approval.get(name):
+            parts.append(_fact(name, _json(approval[name])))
+    form = approval.get("elicitation")
+    if isinstance(form, Mapping):
+        parts += [
+            _fact(name, clean(value) if isinstance(value, str) else _json(value))
+            for name, value in form.items()
+        ]
     if approval.get("patch"):
         parts.append(diff_text(clean(str(approval["patch"])).split("\n"), full=full))
     for question in approval.get("questions") or ():
         parts += _question(question)
     return Group(*parts)
+
+
+def _fact(name: str, value: str) -> Text:
+    return Text(f"{name.replace('_', ' ')}: ", style="dim").append(value, style="not dim")
 
 
 def _question(question: object) -> list[RenderableType]:
@@ -275,11 +286,10 @@ def decision_text(approval: Mapping[str, Any], state: str) -> str:
     """How an approval ended, in a few words."""
     what = plain_command(str(approval.get("command") or "")) or str(approval.get("kind") or "it")
     if state == "answered":
-        decision = approval.get("decision")
-        name = next(iter(decision), "") if isinstance(decision, Mapping) else str(decision)
         who = approval.get("decided_by")
-        return clean(f"{name}{f' by {who}' if who else ''}: {what}")
-    return clean(f"{state}: {what}")
+        return clean(f"{approval.get('decision')}{f' by {who}' if who else ''}: {what}")
+    why = approval.get("withdrawn_because")
+    return clean(f"{state}: {what}{f' ({why})' if why else ''}")
 
 
 def _live(block: Block, now_ms: int) -> RenderableType:
