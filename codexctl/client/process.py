@@ -21,6 +21,7 @@ from codexctl.state.files import describe_os_error
 from codexctl.wire.channel import DATA_BYTES, STDERR, STDIN, STDOUT
 
 READ_BYTES = 4 * DATA_BYTES
+TERMINAL_BYTES = 4096  # what Linux gives of a terminal at one time; more room costs each keystroke
 INSIST_S = 2.0
 _FORWARDED = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 
@@ -38,6 +39,7 @@ class Process(ChannelHandler):
         self._channel: Channel | None = None
         self._stdin_open = False
         self._escapes: Escapes | None = None
+        self._read_bytes = READ_BYTES
         self._interrupted_at = -INSIST_S
         self.detached = False
 
@@ -50,6 +52,7 @@ class Process(ChannelHandler):
             self._out[stream] = Output(self._connection, fd, channel.consumed)
         if terminal:
             self._escapes = Escapes()
+            self._read_bytes = TERMINAL_BYTES
         self._stdin_open = True
         if stdin:
             self._connection.watch(0, self._read_stdin)
@@ -119,7 +122,7 @@ class Process(ChannelHandler):
             channel.waiting = True
             return
         try:
-            data = os.read(0, min(room, READ_BYTES))
+            data = os.read(0, min(room, self._read_bytes))
         except OSError:
             data = b""
         if not data:

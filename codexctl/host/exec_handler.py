@@ -16,12 +16,13 @@ from codexctl.errors import CodexctlError, Refused, UsageError
 from codexctl.host.context import HostContext
 from codexctl.host.environment import FALLBACK_SHELL, LoginEnvironment, find_program
 from codexctl.host.exec_request import ExecRequest, parse_size, parse_terminal
-from codexctl.host.process import HostProcess, signal_number
+from codexctl.host.process import TERMINAL_BYTES, HostProcess, signal_number
 from codexctl.host.sandbox import SandboxRequest
 from codexctl.host.sandbox_probe import Sandbox
 from codexctl.host.spawn import Launch
 from codexctl.session.channel import (
     ChannelClosed,
+    ChannelEvent,
     DataReceived,
     EofReceived,
     HostChannel,
@@ -34,7 +35,6 @@ __all__ = ["HANDLERS", "HostContext", "control"]
 
 # Chunks sent before other channels get their turn.
 CHUNKS_A_TURN = 32
-TERMINAL_BYTES = 4095  # what Linux gives of a terminal at one time, at most
 
 
 async def serve_exec(channel: HostChannel, context: HostContext) -> None:
@@ -240,11 +240,14 @@ class _Attachment:
     def __init__(self, channel: HostChannel, process: HostProcess) -> None:
         self._channel = channel
         self._process = process
-        self._tasks: list[asyncio.Task[None]] = []
+        self._sender: asyncio.Task[None] | None = None
+        self._ended: list[int] = []  # streams whose end is still to be told
         # How it went: "done", "detached", "taken", "closed" by the device, "lost" or not over.
         self._outcome = ""
         self._error: CodexctlError | None = None
         process.attach(self, channel.peer.name, self._taken)
+        if process.launch.tty is not None:
+            process.at_once = self._at_once
 
     def _taken(self, name: str) -> None:
         self._error = Refused(f"{name} has attached to this process", hint="see: codexctl ps")
@@ -255,19 +258,18 @@ class _Attachment:
             # Whoever attaches next gets twice what may have been under way rather than never.
             self._process.sent = max(0, self._process.sent - self._channel.unconfirmed)
         self._outcome = self._outcome or outcome
-        for task in self._tasks:
-            task.cancel()
+        if self._sender is not None:
+            self._sender.cancel()
 
     async def run(self, missed: list[tuple[int, bytes]] | None = None) -> None:
         """Return when the process has ended and all is sent, or the channel is gone."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._tasks = [
-                    tasks.create_task(self._outward(missed or [])),
-                    tasks.create_task(self._inward()),
-                ]
+                self._sender = tasks.create_task(self._outward(missed or []))
                 if self._outcome:  # another has attached before this one began
                     self._end(self._outcome)
+                else:
+                    self._channel.listen(self._received)
         finally:
             # Also when this handler is cancelled, as when the host stops.
             self.leave()
@@ -299,13 +301,15 @@ class _Attachment:
                     progress = await self._send_some(stream) or progress
                 if progress:
                     await asyncio.sleep(0)
-                else:
-                    await process.readable()
+                    continue
+                await process.readable()
+                while self._ended:
+                    await channel.write_eof(self._ended.pop())
             await process.ended.wait()
             assert process.exit is not None
             await channel.send({"exit": process.exit.as_json()})
         except ChannelClosed:
-            return  # `_inward` learns why
+            return  # `_received` is told why
         process.ring.clear()
         self._end("done")
 
@@ -328,20 +332,38 @@ class _Attachment:
                 return False
         return True
 
-    async def _inward(self) -> None:
-        channel = self._channel
-        while (event := await channel.receive()) is not None:
-            if isinstance(event, DataReceived):
-                self._process.feed(event.data, self._written)
-            elif isinstance(event, EofReceived):
-                self._process.end_input()
-            elif isinstance(event, MessageReceived):
-                try:
-                    self._message(event.value)
-                except UsageError as error:
-                    self._error = error
-                    break
-        self._end("lost" if channel.lost else "closed")
+    def _at_once(self) -> bool:
+        """Pass on what a terminal has shown, as an echo; False where `_outward` has to see to it.
+
+        Waking a task for each keystroke would cost more than all the rest.
+        """
+        channel, process = self._channel, self._process
+        if channel.room < TERMINAL_BYTES:
+            return False
+        data = process.read(STDOUT)
+        if data is None:
+            return True
+        if not data:
+            self._ended.append(STDOUT)
+            return False
+        process.ring.append(STDOUT, data)
+        channel.write_now(STDOUT, data)
+        process.sent += len(data)
+        return len(data) < TERMINAL_BYTES
+
+    def _received(self, event: ChannelEvent | None) -> None:
+        if isinstance(event, DataReceived):
+            self._process.feed(event.data, self._written)
+        elif isinstance(event, EofReceived):
+            self._process.end_input()
+        elif isinstance(event, MessageReceived):
+            try:
+                self._message(event.value)
+            except UsageError as error:
+                self._error = self._error or error
+                self._end("closed")
+        else:
+            self._end("lost" if self._channel.lost else "closed")
 
     def _written(self, size: int) -> None:
         if self._process.attachment is self:

@@ -32,6 +32,7 @@ DETACHED_TICK_S = 0.1
 # Where there is no pidfd: macOS, and Linux before 5.3.
 POLL_S = 0.02
 # Of a page each, more than a terminal keeps.
+TERMINAL_BYTES = 4095  # what Linux gives of a terminal at one time, at most
 TERMINAL_READS = 64
 # After a device hung up on its command: SIGHUP, then SIGTERM, then SIGKILL.
 TERM_AFTER_S = 2.0
@@ -66,6 +67,10 @@ def signal_number(name: object) -> int:
     return int(getattr(signal, f"SIG{short}"))
 
 
+def _nothing_at_once() -> bool:
+    return False
+
+
 class HostProcess:
     """One process. `attachment` is the token of who reads it now, or None when it is detached."""
 
@@ -83,6 +88,7 @@ class HostProcess:
         self.attached_to = ""
         self.taken_by: Callable[[str], None] = lambda name: None
         self.on_end: Callable[[], None] = lambda: None
+        self.at_once: Callable[[], bool] = _nothing_at_once
         self.stdin = -1
         self.outputs: dict[int, int] = {}
         self._loop = asyncio.get_running_loop()
@@ -95,6 +101,8 @@ class HostProcess:
         self._runs = False
         self._sent_signals: set[int] = set()
         self._wide: set[int] = set()
+        # More room than a terminal gives would cost each keystroke.
+        self._read_bytes = DATA_BYTES if launch.tty is None else TERMINAL_BYTES
         self._read_waiter: asyncio.Future[None] | None = None
         self._stdin_full = False
         self._watched = False  # the outputs, for `readable`
@@ -166,7 +174,7 @@ class HostProcess:
         if fd is None:
             return b""
         try:
-            data = os.read(fd, DATA_BYTES)
+            data = os.read(fd, self._read_bytes)
         except BlockingIOError:
             if self.launch.tty is not None and not self.running:
                 data = b""  # what else holds the terminal is not waited for, as with ssh
@@ -181,7 +189,7 @@ class HostProcess:
         return data
 
     async def readable(self) -> None:
-        """Wait until an output has something, or the process has ended."""
+        """Wait until an output has something that `at_once` does not take, or the process ended."""
         self._read_waiter = waiter = self._loop.create_future()
         if not self._watched:
             self._watched = True
@@ -194,7 +202,8 @@ class HostProcess:
 
     def _output_ready(self) -> None:
         if self._read_waiter is not None:
-            _wake(self._read_waiter)
+            if not self.at_once():
+                _wake(self._read_waiter)
         else:
             # Whoever reads is slower than the command. Watching ends only now and not at each
             # read: for a keystroke's echo that would cost more than all the rest.
@@ -211,6 +220,7 @@ class HostProcess:
             self.taken_by(name)
         self._unwatch()
         self.attachment, self.attached_to, self.taken_by = token, name, taken
+        self.at_once = _nothing_at_once
 
     def detach(self, token: object) -> None:
         """Drain into the ring from now on, if `token` is still the reader."""
@@ -248,9 +258,6 @@ class HostProcess:
         self._input.append((memoryview(data), written))
         if len(self._input) == 1:
             self._flush()
-        if self.launch.tty is not None and self._read_waiter is not None:
-            # The terminal's echo is there by now: saves asking the system whether it is.
-            _wake(self._read_waiter)
 
     def end_input(self) -> None:
         """No more input: the pipe is closed; on a terminal its end-of-file character is typed."""

@@ -6,6 +6,7 @@ pair in memory. Handlers never see frames, credit or records.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from codexctl.errors import CodexctlError
@@ -79,6 +80,13 @@ class HostChannel(Protocol):
         """
         ...
 
+    def listen(self, listener: Callable[[ChannelEvent | None], None]) -> None:
+        """Hand every event to `listener` as it comes, and then None, in place of `receive`.
+
+        For what is too small to be worth waking a task, as a keystroke is.
+        """
+        ...
+
     def consumed(self, size: int) -> None:
         """Give the device credit for `size` bytes of data that `receive` has returned."""
         ...
@@ -88,6 +96,15 @@ class HostChannel(Protocol):
 
         A cancelled write may have sent a part.
         """
+        ...
+
+    @property
+    def room(self) -> int:
+        """Bytes that `write` would take without waiting; 0 when the channel is over."""
+        ...
+
+    def write_now(self, stream: int, data: bytes) -> None:
+        """As `write`, for at most `room` bytes, from where nothing can be awaited."""
         ...
 
     async def write_eof(self, stream: int) -> None: ...

@@ -44,7 +44,7 @@ class Path(Protocol):
 class ServedChannel:
     """Implements `codexctl.session.channel.HostChannel`."""
 
-    __slots__ = ("_closed", "_events", "_lost", "_number", "_reader", "_session",
+    __slots__ = ("_closed", "_events", "_listener", "_lost", "_number", "_reader", "_session",
                  "_writer", "kind", "params")  # fmt: skip
 
     def __init__(self, session: ServedSession, opened: core.Opened) -> None:
@@ -55,6 +55,7 @@ class ServedChannel:
         # Bounded by the credit that the device was given, and by small control frames.
         self._events: deque[ChannelEvent] = deque()
         self._reader: asyncio.Future[None] | None = None
+        self._listener: Callable[[ChannelEvent | None], None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._closed = False
         self._lost = False
@@ -89,6 +90,13 @@ class ServedChannel:
                 self._reader = None
         return self._events.popleft()
 
+    def listen(self, listener: Callable[[ChannelEvent | None], None]) -> None:
+        while self._events:
+            listener(self._events.popleft())
+        self._listener = listener
+        if self._closed:
+            listener(None)
+
     def consumed(self, size: int) -> None:
         if self._session.core.consumed(self._number, size):
             self._session.pump()
@@ -107,6 +115,16 @@ class ServedChannel:
                 data = memoryview(data)[taken:]
             else:
                 await self._until_writable()
+
+    @property
+    def room(self) -> int:
+        if self._closed or self._session.congested:
+            return 0
+        return self._session.core.sendable(self._number)
+
+    def write_now(self, stream: int, data: bytes) -> None:
+        self._session.core.data(self._number, stream, data, self._session.now())
+        self._session.pump()
 
     async def _until_writable(self) -> None:
         self._writer = asyncio.get_running_loop().create_future()
@@ -143,6 +161,9 @@ class ServedChannel:
     # --- called by the session ---
 
     def arrived(self, event: ChannelEvent) -> None:
+        if self._listener is not None:
+            self._listener(event)
+            return
         self._events.append(event)
         _wake(self._reader)
 
@@ -150,8 +171,10 @@ class ServedChannel:
         _wake(self._writer)
 
     def end(self, *, lost: bool) -> None:
+        first, self._closed = not self._closed, True
         self._lost = self._lost or lost
-        self._closed = True
+        if first and self._listener is not None:
+            self._listener(None)
         _wake(self._reader)
         _wake(self._writer)
 

@@ -48,6 +48,7 @@ class MemoryChannel:
         # None is unlimited; else bytes that the host may still send.
         self.credit = credit
         self._events: deque[ChannelEvent] = deque()
+        self._listener: Callable[[ChannelEvent | None], None] | None = None
         self._changed = asyncio.Event()
 
     def _change(self) -> None:
@@ -65,6 +66,20 @@ class MemoryChannel:
                 return None
             await self._changed.wait()
         return self._events.popleft()
+
+    def listen(self, listener: Callable[[ChannelEvent | None], None]) -> None:
+        while self._events:
+            listener(self._events.popleft())
+        self._listener = listener
+        if self.closed:
+            listener(None)
+
+    def _arrived(self, event: ChannelEvent) -> None:
+        if self._listener is not None:
+            self._listener(event)
+        else:
+            self._events.append(event)
+        self._change()
 
     def consumed(self, size: int) -> None:
         self.credited += size
@@ -84,6 +99,19 @@ class MemoryChannel:
                 self.credit -= size
             self._change()
 
+    @property
+    def room(self) -> int:
+        if self.closed:
+            return 0
+        return 1 << 20 if self.credit is None else self.credit
+
+    def write_now(self, stream: int, data: bytes) -> None:
+        assert len(data) <= self.room
+        self.output[stream] += data
+        if self.credit is not None:
+            self.credit -= len(data)
+        self._change()
+
     async def write_eof(self, stream: int) -> None:
         self._check()
         self.ended_streams.append(stream)
@@ -97,8 +125,13 @@ class MemoryChannel:
     async def close(self, error: CodexctlError | None = None) -> None:
         if not self.closed:
             self.error = error
-            self.closed = True
-            self._change()
+            self._over()
+
+    def _over(self) -> None:
+        first, self.closed = not self.closed, True
+        if first and self._listener is not None:
+            self._listener(None)
+        self._change()
 
     def _check(self) -> None:
         if self.closed:
@@ -111,20 +144,16 @@ class MemoryChannel:
         return next((m["exit"] for m in self.messages if "exit" in m), None)
 
     def input(self, data: bytes) -> None:
-        self._events.append(DataReceived(0, data))
-        self._change()
+        self._arrived(DataReceived(0, data))
 
     def end_input(self) -> None:
-        self._events.append(EofReceived(0))
-        self._change()
+        self._arrived(EofReceived(0))
 
     def message(self, **value: Any) -> None:
-        self._events.append(MessageReceived(value))
-        self._change()
+        self._arrived(MessageReceived(value))
 
     def hang_up(self) -> None:
-        self.closed = True
-        self._change()
+        self._over()
 
     def lose(self) -> None:
         self.lost = True
