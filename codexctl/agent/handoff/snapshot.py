@@ -259,11 +259,11 @@ class _Index:
         self.new_objects: set[bytes] = set()
         self.added: list[bytes] = []
         staged = set()
-        for facts, path in _raw(
+        for line, path in _raw(
             view, "diff-index", "--cached", "--ita-invisible-in-index", *options, base
         ):
             staged.add(path)
-            mode, oid, status = facts[1], facts[3], facts[4]
+            mode, oid, status = line[1], line[3], line[4]
             if status == b"U":
                 continue
             self.delta.append(b"%s %s 0\t%s\0" % (mode, oid, path))
@@ -286,8 +286,8 @@ class _Index:
         # dict as an ordered set: diff-files tells an unmerged path twice.
         self.changed: dict[bytes, None] = {}
         self.deleted: list[bytes] = []
-        for facts, path in _raw(view, "diff-files", *options):
-            if facts[4] == b"D":
+        for line, path in _raw(view, "diff-files", *options):
+            if line[4] == b"D":
                 self.deleted.append(path)
             else:
                 self.changed[path] = None
