@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from codexctl.client.registry import Connect, HostOffline, Relay, connect
+from codexctl.client.registry import Connect, ExecutorConnect, HostOffline, Relay, connect
 from codexctl.client.sockets import parse_address
 from codexctl.client.store import HostRecord
 from codexctl.client.websocket import WebSocket
@@ -103,7 +103,7 @@ def handshake(
     return websocket, session, hello
 
 
-def open_websocket(relay: Relay, answer: Connect) -> WebSocket:
+def open_websocket(relay: Relay, answer: Connect | ExecutorConnect) -> WebSocket:
     """The WebSocket of a `connect` answer, on the same connection where that leads there."""
     sock = answer.sock
     if sock is not None and not _same_place(relay.url, answer.url.reveal()):

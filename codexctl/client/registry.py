@@ -7,8 +7,14 @@ from typing import Any, NamedTuple
 from codexctl.client.http import Answer, request, request_and_keep
 from codexctl.client.sockets import Socket
 from codexctl.errors import AuthenticationFailed, ConnectionFailed, ProtocolError
-from codexctl.noise.keys import key_document, parse_key_document
-from codexctl.noise.suites import SECURITY_PROFILE, Suite
+from codexctl.noise.keys import (
+    HybridPublic,
+    hybrid_document,
+    key_document,
+    parse_hybrid_document,
+    parse_key_document,
+)
+from codexctl.noise.suites import HYBRID_PROFILE, SECURITY_PROFILE, Suite
 from codexctl.secret import Secret
 
 
@@ -52,6 +58,16 @@ class Connect(NamedTuple):
         """Give the connection up unused."""
         if self.sock is not None:
             self.sock.close()
+
+
+class ExecutorConnect(NamedTuple):
+    """What the device of an official executor gets: the registry's word for the executor's key."""
+
+    url: Secret
+    registration_id: str
+    executor_key: HybridPublic
+    authorization: Secret
+    sock: Socket | None  # the connection to the relay, if it is still open
 
 
 def call(
@@ -144,3 +160,32 @@ def _parse_connect(answer: dict[str, Any], sock: Socket | None) -> Connect:
         host_key,
         sock,
     )
+
+
+def connect_executor(relay: Relay, environment_id: str, own: HybridPublic) -> ExecutorConnect:
+    """A device asks for a way to an official executor."""
+    answer, sock = request_and_keep(
+        "POST",
+        f"{relay.url.rstrip('/')}/cloud/environment/{environment_id}/connect",
+        token=relay.token,
+        pin=relay.pin,
+        body={"harness_public_key": hybrid_document(own)},
+    )
+    try:
+        value = {} if answer.status == 400 else _success(answer, relay.url)
+        if value.get("security_profile") != HYBRID_PROFILE:
+            raise ProtocolError(
+                f"{environment_id} is no official executor on this relay",
+                hint="a codexctl host is paired with: codexctl pair URL",
+            )
+        return ExecutorConnect(
+            Secret(_text(value, "url")),
+            _text(value, "executor_registration_id", 256),
+            parse_hybrid_document(value.get("executor_public_key")),
+            Secret(_text(value, "harness_key_authorization")),
+            sock,
+        )
+    except BaseException:
+        if sock is not None:
+            sock.close()
+        raise

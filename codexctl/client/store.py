@@ -28,11 +28,39 @@ MIGRATIONS: tuple[Migration, ...] = (
             paired_at INTEGER NOT NULL
         )""",
     ),
+    (
+        # Ids of official executors are names that people choose: unique on one relay only.
+        """CREATE TABLE hosts_2 (
+            name TEXT PRIMARY KEY,
+            environment_id TEXT NOT NULL,
+            own_name TEXT NOT NULL,
+            host_key BLOB NOT NULL,
+            suite TEXT NOT NULL,
+            relay TEXT NOT NULL,
+            pin BLOB,
+            token TEXT NOT NULL,
+            token_expires_at INTEGER NOT NULL,
+            device_id TEXT NOT NULL,
+            scopes TEXT NOT NULL,
+            paired_at INTEGER NOT NULL,
+            kind TEXT NOT NULL DEFAULT 'codexctl',
+            key_sha256 BLOB
+        )""",
+        "INSERT INTO hosts_2 SELECT *, 'codexctl', NULL FROM hosts",
+        "DROP TABLE hosts",
+        "ALTER TABLE hosts_2 RENAME TO hosts",
+        "CREATE UNIQUE INDEX hosts_paired ON hosts (environment_id) WHERE kind = 'codexctl'",
+    ),
 )
+
+CODEXCTL, OFFICIAL = "codexctl", "official"
 
 
 class HostRecord(NamedTuple):
-    """A paired host. `name` is what it is called here, `own_name` what it calls itself."""
+    """A host. `name` is what it is called here, `own_name` what it calls itself.
+
+    Of an OFFICIAL executor nothing is pinned: its key, scopes and device id are empty.
+    """
 
     name: str
     environment_id: str
@@ -46,6 +74,10 @@ class HostRecord(NamedTuple):
     device_id: str
     scopes: tuple[str, ...]
     paired_at: int  # seconds since the epoch
+    kind: str = CODEXCTL
+    # The hash of the host's whole key document; None where a pairing is from before the hybrid
+    # suite, or the host does not have it.
+    key_sha256: bytes | None = None
 
 
 def _record(row: sqlite3.Row) -> HostRecord:
@@ -103,12 +135,14 @@ class HostStore:
         db = self._open(create=True)
         assert db is not None
         with transaction(db):
-            other = db.execute(
-                "SELECT environment_id FROM hosts WHERE name = ?", (record.name,)
-            ).fetchone()
-            if other is not None and other["environment_id"] != record.environment_id:
+            other = db.execute("SELECT * FROM hosts WHERE name = ?", (record.name,)).fetchone()
+            if other is not None and not _same(_record(other), record):
                 raise name_taken(record.name)
-            db.execute("DELETE FROM hosts WHERE environment_id = ?", (record.environment_id,))
+            db.execute(
+                "DELETE FROM hosts WHERE environment_id = ? AND kind = ?"
+                " AND (kind = 'codexctl' OR name = ?)",
+                (record.environment_id, record.kind, record.name),
+            )
             values = record._replace(token=record.token.reveal(), scopes=" ".join(record.scopes))  # type: ignore[arg-type]  # as the columns have them
             marks = ", ".join("?" * len(values))
             db.execute(f"INSERT INTO hosts ({', '.join(record._fields)}) VALUES ({marks})", values)  # noqa: S608 - field names of our own
@@ -118,8 +152,19 @@ class HostStore:
         db = self._open()
         if db is not None:
             db.execute(
-                "UPDATE hosts SET token = ?, token_expires_at = ? WHERE environment_id = ?",
+                "UPDATE hosts SET token = ?, token_expires_at = ?"
+                " WHERE environment_id = ? AND kind = 'codexctl'",
                 (token, expires_at, environment_id),
+            )
+
+    def pin(self, environment_id: str, suite: str, key_sha256: bytes) -> None:
+        """From now on this host is talked to in the hybrid suite and under this key alone."""
+        db = self._open()
+        if db is not None:
+            db.execute(
+                "UPDATE hosts SET suite = ?, key_sha256 = ?"
+                " WHERE environment_id = ? AND kind = 'codexctl'",
+                (suite, key_sha256, environment_id),
             )
 
     def rename(self, old: str, new: str) -> None:
@@ -134,6 +179,10 @@ class HostStore:
     def remove(self, name: str) -> bool:
         db = self._open()
         return db is not None and db.execute("DELETE FROM hosts WHERE name=?", (name,)).rowcount > 0
+
+
+def _same(one: HostRecord, other: HostRecord) -> bool:
+    return (one.kind, one.environment_id) == (other.kind, other.environment_id)
 
 
 def name_taken(name: str) -> UsageError:
