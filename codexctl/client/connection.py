@@ -116,7 +116,8 @@ class Connection:
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
         self._poll = select.poll()
-        self._poll.register(websocket.fileno(), _READABLE)
+        self._path = websocket.fileno()
+        self._poll.register(self._path, _READABLE)
         self._awaits_write = False
         self._failures = 0
         self._retry_at = 0.0
@@ -183,10 +184,10 @@ class Connection:
     def run(self, until: Callable[[], bool]) -> None:
         """Move bytes until `until()` holds. SessionOver and AuthenticationFailed end it early."""
         while True:
-            self._flush()
+            now = time.monotonic()
+            self._flush(now)
             if until():
                 return
-            now = time.monotonic()
             if self._websocket is None and now >= self._retry_at:
                 self._reconnect()
                 continue
@@ -196,19 +197,18 @@ class Connection:
         websocket = self._websocket
         due = self._due()
         timeout = None if due is None else int(max(0.0, due - now) * 1000) + 1
-        if websocket is not None and websocket.pending:
+        secure = websocket if websocket is not None and websocket.secure else None
+        if secure is not None and secure.pending:
             timeout = 0
-        events = self._poll.poll(timeout)
-        path = -1 if websocket is None else websocket.fileno()
-        for fd, mask in events:
-            if fd == path:
+        for fd, mask in self._poll.poll(timeout):
+            if fd == self._path:
                 self._path_event(mask)
                 continue
             if mask & (select.POLLIN | _GONE) and fd in self._readers:
                 self._readers[fd]()
             if mask & (select.POLLOUT | _GONE) and fd in self._writers:
                 self._writers[fd]()
-        if websocket is not None and websocket.pending and websocket is self._websocket:
+        if secure is not None and secure.pending and secure is self._websocket:
             self._path_event(select.POLLIN)
         now = time.monotonic()
         if due is not None and now >= due:
@@ -280,17 +280,18 @@ class Connection:
                 channel.waiting = False
                 channel.handler.writable()
 
-    def _flush(self) -> None:
+    def _flush(self, now: float) -> None:
         """Records from what is pending, messages onto the socket."""
         session, websocket = self.session, self._websocket
-        session.flush(time.monotonic())
+        session.flush(now)
         if websocket is None:
             return
-        waited = websocket.wants_write
-        for message in session.outbox:
-            websocket.send(message)
-        session.outbox.clear()
-        if not websocket.wants_write and not waited:
+        outbox = session.outbox
+        if outbox:
+            for message in outbox:
+                websocket.send(message)
+            outbox.clear()
+        elif not websocket.wants_write:
             return
         try:
             websocket.write()
@@ -300,14 +301,15 @@ class Connection:
         if websocket.wants_write != self._awaits_write:
             self._awaits_write = websocket.wants_write
             mask = _READABLE | (select.POLLOUT if self._awaits_write else 0)
-            self._poll.modify(websocket.fileno(), mask)
+            self._poll.modify(self._path, mask)
 
     # --- paths ---
 
     def _drop_path(self, linger_s: float = 0.0) -> None:
         websocket, self._websocket = self._websocket, None
         if websocket is not None:
-            self._poll.unregister(websocket.fileno())
+            self._poll.unregister(self._path)
+            self._path = -1
             websocket.close(linger_s=linger_s)
         self.session.records.path_lost()
 
@@ -346,7 +348,8 @@ class Connection:
             return
         self._websocket = websocket
         self._awaits_write = False
-        self._poll.register(websocket.fileno(), _READABLE)
+        self._path = websocket.fileno()
+        self._poll.register(self._path, _READABLE)
         self.session.records.path_opened(time.monotonic())
 
     def _resumed(self) -> None:
@@ -368,7 +371,7 @@ class Connection:
         linger_s = GOODBYE_S if self.session.channels else 0.0
         self.session.end()
         try:
-            self._flush()
+            self._flush(time.monotonic())
         except CodexctlError:
             pass
         self._drop_path(linger_s)

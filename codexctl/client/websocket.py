@@ -47,7 +47,7 @@ class WebSocket:
         address = parse_address(url)
         key = base64.b64encode(os.urandom(16))
         self._sock = connect(address, pin) if sock is None else sock
-        self._secure = address.secure
+        self.secure = address.secure
         self._buffer = bytearray(_READ_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -116,7 +116,7 @@ class WebSocket:
         size = len(payload)
         mask = self._new_mask()
         if size < 126:
-            head = struct.pack(">BB", 0x80 | opcode, 0x80 | size)
+            head = bytes((0x80 | opcode, 0x80 | size))
         elif size < 65536:
             head = struct.pack(">BBH", 0x80 | opcode, 0xFE, size)
         else:
@@ -164,7 +164,7 @@ class WebSocket:
                 out[0] = out[0][sent:]
 
     def _send(self, out: deque[memoryview]) -> int:
-        if self._secure:
+        if self.secure:
             return self._sock.send(out[0])
         if len(out) == 1:
             return self._sock.send(out[0])
@@ -193,7 +193,7 @@ class WebSocket:
     @property
     def pending(self) -> bool:
         """Whether TLS holds bytes that no poll would announce."""
-        return self._secure and bool(self._sock.pending())  # type: ignore[attr-defined]  # SSLSocket
+        return self.secure and bool(self._sock.pending())  # type: ignore[attr-defined]  # SSLSocket
 
     def messages(self) -> Iterator[Buffer]:
         """The whole binary messages read so far. ProtocolError ends the connection's use."""

@@ -135,16 +135,13 @@ class Session:
         self, stream_id: str, transport: Transport, now: float, *, is_device: bool
     ) -> None:
         self.records = Records(stream_id, transport, now, is_device=is_device)
+        # Messages to write to the path, in order; the driver clears it.
+        self.outbox: list[Buffer] = self.records.outbox
         self._channels: dict[int, _Channel] = {}
         self._next_channel = 1 if is_device else 2
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self.closed = False
-
-    @property
-    def outbox(self) -> list[Buffer]:
-        """Messages to write to the path, in order; the driver clears it."""
-        return self.records.outbox
 
     @property
     def channels(self) -> int:
@@ -196,7 +193,10 @@ class Session:
         state = self._channels.get(number)
         if state is None or state.local_closed or self.closed:
             return 0
-        return max(0, min(state.credit, self.records.room - self._pending_bytes))
+        room = self.records.room - self._pending_bytes
+        if state.credit < room:
+            room = state.credit
+        return room if room > 0 else 0
 
     def unconfirmed(self, number: int) -> int:
         """At most so many bytes of this channel's data may not have reached the peer."""

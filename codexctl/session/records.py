@@ -325,10 +325,10 @@ class Records:
     def _dead_at(self) -> float:
         # Heartbeats may pass where records do not: a gap or a missing ack counts as silence.
         since = self._heard
-        if self._ahead:
-            since = min(since, self._gap_since)
-        if self._kept and self._peer_resumed:
-            since = min(since, self._progress)
+        if self._ahead and self._gap_since < since:
+            since = self._gap_since
+        if self._kept and self._peer_resumed and self._progress < since:
+            since = self._progress
         return since + DEAD_S
 
     def tick(self, now: float) -> None:

@@ -287,6 +287,11 @@ class ServedSession:
         self.pump()
 
     def _event(self, event: core.Event) -> None:
+        if isinstance(event, core.DataArrived):
+            channel = self._channels.get(event.channel)
+            if channel is not None:
+                channel.arrived(DataReceived(event.stream, event.data))  # type: ignore[arg-type]  # bytes or a view, never a bytearray
+            return
         if isinstance(event, core.SessionClosed):
             self.end(event.error, tell=False)
             return
@@ -296,9 +301,7 @@ class ServedSession:
         channel = self._channels.get(event.channel)
         if channel is None:
             return
-        if isinstance(event, core.DataArrived):
-            channel.arrived(DataReceived(event.stream, event.data))  # type: ignore[arg-type]  # bytes or a view, never a bytearray
-        elif isinstance(event, core.EofArrived):
+        if isinstance(event, core.EofArrived):
             channel.arrived(EofReceived(event.stream))
         elif isinstance(event, core.MessageArrived):
             channel.arrived(MessageReceived(event.value))

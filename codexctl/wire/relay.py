@@ -82,11 +82,12 @@ _DATA, _ACK_BODY, _RESUME, _RESET, _HEARTBEAT_BODY, _HANDSHAKE = 5, 6, 7, 8, 9, 
 _BODIES = range(_DATA, _HANDSHAKE + 1)
 
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
+_SMALL = [bytes((value,)) for value in range(0x80)]
 
 
 def _varint(value: int) -> bytes:
     if value < 0x80:
-        return bytes((value,))
+        return _SMALL[value]
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -96,6 +97,8 @@ def _varint(value: int) -> bytes:
 
 
 def _read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
+    if at < end and data[at] < 0x80:
+        return data[at], at + 1
     value = shift = 0
     while True:
         if at >= end:
