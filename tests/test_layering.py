@@ -36,6 +36,8 @@ LAYERS = {
     "codexctl.session.core": CORES,
     "codexctl.session.records": CORES,
     "codexctl.session.channel": CORES,
+    "codexctl.agent.approvals": CORES,
+    "codexctl.agent.errors": VALUES,
     "codexctl.provision.core": CORES,
     "codexctl.provision.errors": CORES,
     "codexctl.provision.model": CORES,

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codexctl import __version__
 from codexctl.errors import CodexctlError, Refused, StateError
@@ -21,6 +21,9 @@ from codexctl.host.sandbox import SandboxRequest, Surroundings, plan_sandbox
 from codexctl.host.sandbox_probe import RealFiles, Sandbox
 from codexctl.paths import Home
 from codexctl.session.channel import Peer
+
+if TYPE_CHECKING:
+    from codexctl.agent.agent import Agent
 
 CODEX_VERSION_S = 5.0
 
@@ -47,6 +50,16 @@ class HostContext:
         self._sandbox: Sandbox | None = None
         self._copy_sandbox: Sandbox | None = None
         self._codex: dict[str, str] | None = None
+        self._agent: Agent | None = None
+
+    @property
+    def agent(self) -> Agent:
+        """The official app-server of this host and what is kept of it."""
+        if self._agent is None:
+            from codexctl.agent.agent import Agent
+
+            self._agent = Agent(self.home, self.name, self.login)
+        return self._agent
 
     @classmethod
     def create(

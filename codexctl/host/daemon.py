@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from codexctl import __version__
+from codexctl.agent.service import serve_agent
 from codexctl.client.registry import Relay
 from codexctl.errors import AuthenticationFailed, CodexctlError, Refused, StateError
 from codexctl.host import control, store
@@ -150,6 +151,7 @@ class Daemon:
                 tasks.create_task(self._warm())
                 tasks.create_task(self.link.run())
                 tasks.create_task(self.context.warm())
+                tasks.create_task(self.context.agent.run())
         finally:
             for session in self._sessions.values():
                 session.end(CodexctlError("the host is stopping"))
@@ -333,6 +335,8 @@ class Daemon:
             await serve_file(channel, self.context)
         elif kind == "tcp":
             await serve_tcp(channel, self.context)
+        elif kind == "agent":
+            await serve_agent(channel, self.context)
         elif kind == "exec-server":
             await serve_exec_server(channel, self.context)
         else:

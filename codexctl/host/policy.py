@@ -131,6 +131,14 @@ SETTINGS: Mapping[str, Setting] = {
     "devices.scopes": Setting(
         "scopes that pairing may grant and paired devices may use", SCOPES, item=_scope_item
     ),
+    "threads.sandbox": Setting(
+        "the widest sandbox that a device may ask for a thread",
+        "workspace-write", ("read-only", "workspace-write", "danger-full-access"),
+    ),
+    "threads.approval": Setting(
+        "how seldom a device may have a thread ask before it acts",
+        "on-request", ("untrusted", "on-request", "never"),
+    ),
     "audit.argv": Setting(
         "whether records hold whole command lines or the program alone",
         "full", ("full", "programs-only"),

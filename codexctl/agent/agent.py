@@ -1,0 +1,371 @@
+"""The agent of a host: one app-server for all devices, its events kept, its questions recorded.
+
+    agent = Agent(home, host_name, login)
+    tasks.create_task(agent.run())          # supervises; everything else is called beside it
+    server = await agent.server()           # AgentUnavailable with the remedy
+    await agent.changed()                   # something was appended to the events
+
+What the app-server says goes to agent.db before anybody sees it, so that every device reads one
+history from there, at its own pace, and a device that was away misses nothing. What codexctl itself
+has to say goes there too, as methods that begin with `codexctl/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from codexctl.agent import approvals
+from codexctl.agent.approvals import Approval, Clock
+from codexctl.agent.appserver import AppServer, Line
+from codexctl.agent.codex import Codex, find_codex
+from codexctl.agent.errors import AgentUnavailable
+from codexctl.agent.process import app_server
+from codexctl.agent.store import AgentStore
+from codexctl.agent.supervisor import Streams, Supervisor
+from codexctl.host.environment import LoginEnvironment
+from codexctl.paths import Home
+from codexctl.state.database import now_s
+
+EXPIRE_EVERY_S = 30.0
+MAX_PATCHES = 256  # changes that the agent began and has not ended, kept for their approval
+
+_log = logging.getLogger(__name__)
+
+
+class Agent:
+    """One host's agent. Made before the event loop runs or in it; used in its thread alone."""
+
+    def __init__(
+        self, home: Home, host: str, login: Callable[[], Awaitable[LoginEnvironment]]
+    ) -> None:
+        self.home = home
+        self.host = host
+        self.login = login
+        self.codex: Codex | None = None
+        self.statuses: dict[str, dict[str, Any]] = {}
+        """The official status of the threads that the app-server has loaded."""
+        self.watching: Counter[tuple[str, str | None]] = Counter()
+        """How often a device (its id) watches a thread, or all with None."""
+        self.listeners: list[Callable[[str | None, dict[str, Any]], None]] = []
+        """Called with the thread and the object of each event, after it was kept."""
+        self.supervisor = Supervisor(self._start, self._lines, self._up, self._down)
+        self._store: AgentStore | None = None
+        self._changed = asyncio.Event()
+        self._generation = ""
+        self._patches: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+
+    @property
+    def store(self) -> AgentStore:
+        """agent.db, opened when first needed. StateError."""
+        if self._store is None:
+            self._store = AgentStore(self.home)
+        return self._store
+
+    async def run(self) -> None:
+        """Supervise until cancelled. What an earlier daemon left undone is ended first."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                tasks.create_task(self.supervisor.run())
+                tasks.create_task(self._expire())
+        finally:
+            self._tasks = None
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+
+    async def server(self) -> AppServer:
+        """The app-server, started if need be. AgentUnavailable says why there is none."""
+        return await self.supervisor.server()
+
+    async def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """One call, checked against the binary's own schema. AgentRefused, AgentUnavailable."""
+        server = await self.server()
+        try:
+            return await server.call(method, params)
+        except TimeoutError:
+            self.supervisor.suspect()
+            raise AgentUnavailable(
+                f"the app-server gave no answer to {method}", hint="see: codexctl doctor"
+            ) from None
+
+    # --- the app-server's life ---
+
+    @asynccontextmanager
+    async def _start(self) -> AsyncIterator[Streams]:
+        login = await self.login()
+        codex = await asyncio.to_thread(
+            find_codex, self.home, login.path, login.variables, self.host
+        )
+        self.codex = codex
+        async with app_server(codex.path, login) as streams:
+            self._generation = secrets.token_hex(8)
+            yield streams
+
+    async def _up(self, server: AppServer) -> None:
+        self._withdraw_all("the app-server that asked is gone")
+
+    def _down(self, reason: str) -> None:
+        self.statuses.clear()
+        self._patches.clear()
+        active = [id for id, facts in self.store.all_facts().items() if facts.get("turn")]
+        self._withdraw_all(f"the app-server ended: {reason}")
+        self.append(
+            [
+                (thread, _own("codexctl/agent/ended", message=f"the app-server ended: {reason}"))
+                for thread in active
+            ]
+        )
+        for thread in active:
+            self.store.learn(thread, turn=None, last_turn="interrupted")
+
+    # --- events ---
+
+    def append(self, events: list[tuple[str | None, dict[str, Any] | Line]]) -> None:
+        """Keep events and wake whoever follows: official lines as they are, or own objects."""
+        if not events:
+            return
+        self.store.append(
+            [
+                (
+                    thread,
+                    event.raw.decode(errors="replace")
+                    if isinstance(event, Line)
+                    else json.dumps(event, separators=(",", ":")),
+                )
+                for thread, event in events
+            ]
+        )
+        self._changed.set()
+        self._changed = asyncio.Event()
+        for listener in self.listeners:
+            for thread, event in events:
+                listener(thread, event.value if isinstance(event, Line) else event)
+
+    async def changed(self, after: int) -> None:
+        """Return when there is an event behind this cursor."""
+        while self.store.last <= after:
+            await self._changed.wait()
+
+    def _lines(self, lines: list[Line]) -> None:
+        events: list[tuple[str | None, dict[str, Any] | Line]] = []
+        for line in lines:
+            params = line.value.get("params")
+            if not isinstance(params, dict):
+                params = {}
+            if "id" in line.value:
+                self._asked(line.value, params, events)
+                continue
+            thread = _thread_of(params)
+            events.append((thread, line))
+            if thread is not None:
+                self._follow(str(line.value["method"]), thread, params, events)
+        self.append(events)
+
+    def _follow(
+        self,
+        method: str,
+        thread: str,
+        params: dict[str, Any],
+        events: list[tuple[str | None, dict[str, Any] | Line]],
+    ) -> None:
+        """Learn from a notification what codexctl itself has to know."""
+        if method == "thread/status/changed":
+            self.statuses[thread] = params.get("status") or {}
+        elif method == "turn/started":
+            self.store.learn(thread, turn=_member(params, "turn", "id"), last_turn=None)
+        elif method == "turn/completed":
+            status = _member(params, "turn", "status")
+            self.store.learn(thread, turn=None, last_turn=status)
+            turn = _member(params, "turn", "id")
+            for approval in self.pending():
+                if approval.thread == thread and approval.turn == turn:
+                    self._end(approval, "withdrawn", f"the turn was {status}", events)
+        elif method == "thread/settings/updated":
+            settings = params.get("threadSettings") or {}
+            self.learn_settings(thread, settings.get("sandboxPolicy"), settings)
+        elif method == "serverRequest/resolved":
+            for approval in self.pending():
+                if (approval.generation, approval.request_id) == (
+                    self._generation,
+                    params.get("requestId"),
+                ):
+                    self._end(approval, "withdrawn", "the agent no longer asks", events)
+        elif method == "item/started" and _member(params, "item", "type") == "fileChange":
+            self._keep_patch(thread, params["item"].get("id"), params["item"].get("changes"))
+        elif method == "item/fileChange/patchUpdated":
+            self._keep_patch(thread, params.get("itemId"), params.get("changes"))
+        elif method == "item/completed":
+            self._patches.pop((thread, str(_member(params, "item", "id"))), None)
+        elif method == "thread/closed":
+            self.statuses.pop(thread, None)
+
+    def _keep_patch(self, thread: str, item: object, changes: object) -> None:
+        if isinstance(changes, list):
+            while len(self._patches) >= MAX_PATCHES:
+                del self._patches[next(iter(self._patches))]
+            self._patches[thread, str(item)] = changes
+
+    def learn_settings(self, thread: str, sandbox: Any, settings: dict[str, Any]) -> None:
+        """Keep what the app-server says that a thread may do."""
+        mode = SANDBOX_MODES.get(str(sandbox.get("type"))) if isinstance(sandbox, dict) else None
+        self.store.learn(
+            thread,
+            sandbox=mode or "unknown",
+            approval=settings.get("approvalPolicy"),
+            model=settings.get("model"),
+            cwd=settings.get("cwd"),
+        )
+
+    # --- approvals ---
+
+    def pending(self) -> list[Approval]:
+        return [Approval.from_record(r) for r in self.store.approvals(state="pending")]
+
+    def approval(self, name: str) -> list[Approval]:
+        """Those whose id is or begins with `name`."""
+        found = [Approval.from_record(record) for record in self.store.approvals()]
+        return [a for a in found if a.id == name] or [a for a in found if a.id.startswith(name)]
+
+    def _asked(
+        self,
+        request: dict[str, Any],
+        params: dict[str, Any],
+        events: list[tuple[str | None, dict[str, Any] | Line]],
+    ) -> None:
+        method = str(request["method"])
+        if method not in approvals.KINDS:
+            _log.warning("the app-server asked for %s, which nobody here can do", method)
+            self._later(
+                lambda server: server.refuse(request["id"], f"codexctl does not serve {method}")
+            )
+            return
+        thread = _thread_of(params)
+        changes = self._patches.get((str(thread), str(params.get("itemId"))), [])
+        approval = approvals.requested(
+            method,
+            params,
+            id=secrets.token_hex(6),
+            generation=self._generation,
+            request_id=request["id"],
+            patch=_patch(changes),
+            clock=clock(),
+            now=now_s(),
+        )
+        self._keep(approval)
+        public = approval.public(clock())
+        events.append((thread, _own("codexctl/approval/requested", approval=public)))
+
+    def _keep(self, approval: Approval) -> None:
+        self.store.put_approval(
+            approval.id, approval.thread, approval.state, approval.created_at, approval.as_record()
+        )
+
+    def _end(
+        self,
+        approval: Approval,
+        state: str,
+        reason: str,
+        events: list[tuple[str | None, dict[str, Any] | Line]],
+    ) -> None:
+        ended = approvals.end(approval, state, now=now_s(), reason=reason)
+        self._keep(ended)
+        public = ended.public(clock())
+        events.append((ended.thread, _own("codexctl/approval/ended", approval=public)))
+
+    def _withdraw_all(self, reason: str) -> None:
+        """End what an app-server asked that is gone."""
+        events: list[tuple[str | None, dict[str, Any] | Line]] = []
+        for approval in self.pending():
+            self._end(approval, "withdrawn", reason, events)
+        self.append(events)
+
+    async def answer(self, approval: Approval, ended: Approval, response: dict[str, Any]) -> None:
+        """Keep the decision, then tell the app-server. AgentUnavailable: it did not get it."""
+        self._keep(ended)
+        public = ended.public(clock())
+        self.append([(ended.thread, _own("codexctl/approval/ended", approval=public))])
+        server = await self.server()
+        await server.respond(approval.request_id, response)
+
+    def _later(self, act: Callable[[AppServer], Awaitable[None]]) -> None:
+        """Write to the app-server from where nothing may wait."""
+
+        async def run() -> None:
+            try:
+                await act(await self.server())
+            except AgentUnavailable as error:
+                _log.warning("%s", error)
+
+        if self._tasks is not None:
+            self._tasks.create_task(run())
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRE_EVERY_S)
+            if self._store is None:
+                continue
+            events: list[tuple[str | None, dict[str, Any] | Line]] = []
+            for approval in self.pending():
+                if approvals.remaining(approval, clock()) > 0:
+                    continue
+                self._end(approval, "expired", "nobody answered in time", events)
+                if approval.generation == self._generation:
+                    response = approvals.refusal(approval)
+                    self._later(
+                        lambda server, a=approval, r=response: server.respond(a.request_id, r)  # type: ignore[misc]
+                    )
+            self.append(events)
+
+
+SANDBOX_MODES = {
+    "readOnly": "read-only",
+    "workspaceWrite": "workspace-write",
+    "dangerFullAccess": "danger-full-access",
+    "externalSandbox": "external",
+}
+
+
+def clock() -> Clock:
+    """Seconds since the boot, those of suspend included."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return Clock(file.read().strip(), time.clock_gettime(time.CLOCK_BOOTTIME))
+    except OSError:
+        return Clock("", time.monotonic())
+
+
+def _own(method: str, **params: Any) -> dict[str, Any]:
+    return {"method": method, "params": params}
+
+
+def _thread_of(params: dict[str, Any]) -> str | None:
+    thread = params.get("threadId") or _member(params, "thread", "id")
+    return thread if isinstance(thread, str) else None
+
+
+def _member(params: dict[str, Any], *path: str) -> Any:
+    value: Any = params
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _patch(changes: list[dict[str, Any]]) -> str:
+    """What a person is shown of a change: each file with its diff, or its whole new content."""
+    parts = []
+    for change in changes:
+        kind = _member(change, "kind", "type") or "update"
+        moved = _member(change, "kind", "move_path")
+        head = f"*** {kind} {change.get('path')}" + (f" -> {moved}" if moved else "")
+        parts.append(f"{head}\n{change.get('diff') or ''}")
+    return "\n".join(parts)

@@ -1,0 +1,308 @@
+"""thread.*: start, look, follow, steer. The official calls behind codexctl's own objects.
+
+A thread is named by its id, a prefix of it or its name, and resolved here. What may be asked of a
+thread's sandbox and approvals is in codexctl.agent.modes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from codexctl.agent import modes
+from codexctl.agent.call import Call, Method
+from codexctl.agent.errors import (
+    AgentRefused,
+    ArchivedThread,
+    NotLoggedIn,
+)
+from codexctl.agent.lookup import find_thread, list_threads, public
+from codexctl.errors import Refused, UsageError
+from codexctl.session.channel import ChannelClosed
+
+MAX_LISTED = 1_000
+MAX_TURNS = 200  # of thread.show
+NEWEST = "now"
+
+
+async def list_all(call: Call) -> None:
+    """Threads of this host, those of the official CLI included, the newest first."""
+    limit = call.number("limit", 50, MAX_LISTED)
+    for thread in await list_threads(call.agent, archived=call.flag("archived"), limit=limit):
+        await call.line(public(call.agent, thread, archived=call.flag("archived")))
+
+
+async def show(call: Call) -> None:
+    """The thread, then its turns with their items, the newest last."""
+    thread, archived = await find_thread(call.agent, call.text("thread"))
+    await call.line(await described(call, thread, archived=archived))
+    limit = call.number("limit", 20, MAX_TURNS)
+    if not limit or archived:
+        return
+    turns = await call.agent.call(
+        "thread/turns/list",
+        {
+            "threadId": thread["id"],
+            "limit": limit,
+            "itemsView": "full",
+            "sortDirection": "desc",
+        },
+    )
+    for turn in reversed(turns.get("data") or []):
+        await call.line({"turn": turn})
+
+
+async def described(
+    call: Call, thread: dict[str, Any], *, archived: bool = False
+) -> dict[str, Any]:
+    """The public object of a thread, with its goal."""
+    out = public(call.agent, thread, archived=archived)
+    if not archived:
+        try:
+            goal = await call.agent.call("thread/goal/get", {"threadId": thread["id"]})
+        except AgentRefused:
+            goal = {}
+        if goal.get("goal"):
+            out["goal"] = goal["goal"]
+    return out
+
+
+async def watch(call: Call) -> None:
+    """Events behind a cursor, of one thread or all; with `follow` those that come, too."""
+    agent = call.agent
+    name = call.maybe_text("thread")
+    thread = (await find_thread(agent, name))[0]["id"] if name else None
+    cursor = _cursor(call)
+    follow = call.flag("follow")
+    if cursor and cursor + 1 < agent.store.first():
+        await call.line(
+            {
+                "cursor": cursor, "at": 0, "thread": thread, "method": "codexctl/events/dropped",
+                "params": {"after": cursor, "before": agent.store.first()},
+            }
+        )  # fmt: skip
+    cursor = await _send_events(call, thread, cursor)
+    await call.line(
+        {
+            "cursor": max(cursor, agent.store.last), "at": 0, "thread": thread,
+            "method": "codexctl/events/replayed", "params": {},
+        }
+    )  # fmt: skip
+    if follow:
+        watched = (call.peer.device_id, thread)
+        agent.watching[watched] += 1
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(_follow(call, thread, cursor))
+                while await call.channel.receive() is not None:
+                    pass
+                following.cancel()
+        finally:
+            agent.watching[watched] -= 1
+            agent.watching += {}  # drops those that are zero
+
+
+def _cursor(call: Call) -> int:
+    value = call.params.get("cursor")
+    if value == NEWEST:
+        return call.agent.store.last
+    return call.number("cursor", 0, 1 << 62)
+
+
+async def _follow(call: Call, thread: str | None, cursor: int) -> None:
+    try:
+        while True:
+            await call.agent.changed(cursor)
+            last = call.agent.store.last
+            cursor = max(await _send_events(call, thread, cursor), last)
+    except ChannelClosed:
+        pass  # `receive` tells the other task
+
+
+async def _send_events(call: Call, thread: str | None, cursor: int) -> int:
+    while page := call.agent.store.page(thread, cursor):
+        await call.write(b"".join(event.encode() for event in page))
+        cursor = page[-1].cursor
+    return cursor
+
+
+# --- what changes a thread ---
+
+
+async def start(call: Call) -> None:
+    """A new thread and, with a prompt, its first turn. Refused beyond the policy's modes."""
+    agent = call.agent
+    if await _known(call):
+        return
+    prompt = await _prompt(call)
+    cwd = folder(call, call.maybe_text("cwd"))
+    await need_login(call)
+    chosen = await modes.choose(call, cwd)
+    call.context.record(
+        "thread.start", call.peer, prompt or "", "asked", where=cwd, **chosen.as_record()
+    )
+    params: dict[str, Any] = {"cwd": cwd, **chosen.as_params()}
+    if model := call.maybe_text("model"):
+        params["model"] = model
+    answer = await agent.call("thread/start", params)
+    id = str(answer["thread"]["id"])
+    agent.learn_settings(id, answer.get("sandbox"), answer)
+    if key := call.maybe_text("key"):
+        agent.store.put_key(key, call.method, id)
+    if name := call.maybe_text("name"):
+        await agent.call("thread/name/set", {"threadId": id, "name": name})
+    if prompt:
+        await turn(call, id, prompt, call.maybe_text("key"))
+    thread = public(agent, {**answer["thread"], "preview": prompt or "", "name": name})
+    await _done(call, id, {**thread, **chosen.notice()})
+
+
+async def send(call: Call) -> None:
+    """A message: it begins a turn, or joins the one that runs."""
+    if await _known(call):
+        return
+    text = await call.long_text("text")
+    thread = await loaded(call)
+    running = call.agent.store.facts(thread["id"]).get("turn")
+    call.context.record(call.method, call.peer, text, "asked", thread=thread["id"])
+    key = call.maybe_text("key")
+    if running:
+        await steer_turn(call, thread["id"], running, text, key)
+    else:
+        await need_login(call)
+        await turn(call, thread["id"], text, key)
+    await _done(call, thread["id"], {"thread": thread["id"], "delivered": True})
+
+
+async def steer(call: Call) -> None:
+    """A message into the turn that runs. UsageError where none does."""
+    if await _known(call):
+        return
+    text = await call.long_text("text")
+    thread = await loaded(call)
+    running = call.agent.store.facts(thread["id"]).get("turn")
+    if not running:
+        raise UsageError("no turn runs in this thread", hint="codexctl thread send begins one")
+    call.context.record(call.method, call.peer, text, "asked", thread=thread["id"])
+    await steer_turn(call, thread["id"], running, text, call.maybe_text("key"))
+    await _done(call, thread["id"], {"thread": thread["id"], "delivered": True})
+
+
+async def interrupt(call: Call) -> None:
+    """Stop the turn that runs; what it asked of a person is withdrawn."""
+    thread, _ = await find_thread(call.agent, call.text("thread"))
+    running = call.agent.store.facts(thread["id"]).get("turn")
+    if running:
+        call.context.record(call.method, call.peer, running, "asked", thread=thread["id"])
+        await call.agent.call("turn/interrupt", {"threadId": thread["id"], "turnId": running})
+    await call.line({"thread": thread["id"], "interrupted": bool(running)})
+
+
+# --- shared ---
+
+
+async def turn(call: Call, thread: str, text: str, key: str | None) -> None:
+    params: dict[str, Any] = {"threadId": thread, "input": [{"type": "text", "text": text}]}
+    if key:
+        params["clientUserMessageId"] = key
+    await call.agent.call("turn/start", params)
+
+
+async def steer_turn(call: Call, thread: str, running: str, text: str, key: str | None) -> None:
+    params: dict[str, Any] = {
+        "threadId": thread,
+        "expectedTurnId": running,
+        "input": [{"type": "text", "text": text}],
+    }
+    if key:
+        params["clientUserMessageId"] = key
+    await call.agent.call("turn/steer", params)
+
+
+async def loaded(call: Call) -> dict[str, Any]:
+    """The thread of the request, loaded by the app-server. ArchivedThread, UnknownThread."""
+    agent = call.agent
+    thread, archived = await find_thread(agent, call.text("thread"))
+    moved = agent.store.facts(thread["id"]).get("moved_to")
+    if archived or moved:
+        where = f"; it has moved to {moved}" if moved else ""
+        raise ArchivedThread(
+            f"thread {thread['id']} is archived{where}",
+            hint=f"codexctl thread archive --undo {thread['id']}",
+        )
+    if _member(thread, "status", "type") == "notLoaded":
+        chosen = await modes.resumed(call, thread)
+        answer = await agent.call(
+            "thread/resume",
+            {"threadId": thread["id"], "excludeTurns": True, **chosen.as_params()},
+        )
+        agent.learn_settings(thread["id"], answer.get("sandbox"), answer)
+    return thread
+
+
+def _member(value: Any, *path: str) -> Any:
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+async def need_login(call: Call) -> None:
+    """NotLoggedIn where the model provider wants a login that codex has not."""
+    account = await call.agent.call("account/read", {})
+    if account.get("requiresOpenaiAuth") and not account.get("account"):
+        raise NotLoggedIn(
+            f"codex on {call.context.name} is not logged in", hint="there: codex login"
+        )
+
+
+def folder(call: Call, name: str | None) -> str:
+    """The real path of a folder that the policy lets be worked in. UsageError, Refused."""
+    workspace = call.context.workspace
+    path = os.path.join(workspace, os.path.expanduser(name or workspace))
+    real = os.path.realpath(path)
+    if not os.path.isdir(real):
+        raise UsageError(
+            f"there is no folder {path} on {call.context.name}",
+            hint="name one that exists there with --cwd",
+        )
+    call.context.policy.check_folder(real, workspace)
+    return real
+
+
+async def _prompt(call: Call) -> str | None:
+    if call.params.get("prompt") is None and not call.has_input:
+        return None
+    return await call.long_text("prompt")
+
+
+async def _known(call: Call) -> bool:
+    """Whether this request was done before; then its result is given again."""
+    key = call.maybe_text("key")
+    known = call.agent.store.key(key) if key else None
+    if known is None:
+        return False
+    if known.method != call.method:
+        raise Refused(f"the key {key} was used for {known.method}")
+    if known.result is None:
+        return False
+    await call.line({**known.result, "repeated": True})
+    return True
+
+
+async def _done(call: Call, thread: str, result: dict[str, Any]) -> None:
+    key = call.maybe_text("key")
+    if key:
+        call.agent.store.put_key(key, call.method, thread, result)
+    await call.line(result)
+
+
+METHODS = {
+    "thread.list": Method("view", list_all),
+    "thread.show": Method("view", show),
+    "thread.watch": Method("view", watch),
+    "thread.start": Method("exec", start),
+    "thread.send": Method("exec", send),
+    "thread.steer": Method("exec", steer),
+    "thread.interrupt": Method("exec", interrupt),
+}
