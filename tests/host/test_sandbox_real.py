@@ -325,6 +325,55 @@ def test_why_it_does_not_start(facts: Facts, stderr: str, words: str, hint: str)
     assert hint in error.hint
 
 
+PROBE = """
+import sys
+from codexctl.errors import Refused
+from codexctl.host.sandbox import Surroundings
+from codexctl.host.sandbox_probe import Sandbox
+try:
+    Sandbox(Surroundings(sys.argv[1], sys.argv[1] + "/s", {}), sys.argv[1]).probe()
+except Refused as error:
+    sys.exit(f"{error}; {error.hint}")
+"""
+
+
+def probe_in(namespaces: list[str], setup: str, folder: Path) -> str:
+    """What a trial of the real bwrap says in namespaces of its own that `setup` has prepared."""
+    done = subprocess.run(
+        ["unshare", *namespaces, "sh", "-euc", f'{setup} "$@"', "sh",
+         sys.executable, "-c", PROBE, str(folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    return done.stderr
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="whoever makes the namespaces has to be root")
+def test_a_system_without_user_namespaces_is_told_how_to_have_them(tmp_path: Path) -> None:
+    said = probe_in(
+        ["--user", "--map-user=1000", "--keep-caps"],
+        "echo 0 >/proc/sys/user/max_user_namespaces; "
+        "exec setpriv --inh-caps=-all --ambient-caps=-all",
+        tmp_path,
+    )
+    assert "user namespaces are switched off on this host" in said
+    assert "sysctl -w user.max_user_namespaces" in said
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="whoever makes the namespaces has to be root")
+def test_inside_a_container_that_gives_no_namespaces(tmp_path: Path) -> None:
+    said = probe_in(
+        ["--user", "--map-root-user", "--mount"],
+        "mount -t tmpfs none /run; : >/run/.containerenv; "
+        "echo 0 >/proc/sys/user/max_mnt_namespaces; exec",
+        tmp_path,
+    )
+    assert "the sandbox cannot start inside this container" in said
+    assert "seccomp=unconfined" in said
+
+
 def test_facts_of_this_machine() -> None:
     facts = gather_facts()
     assert facts.platform == sys.platform
