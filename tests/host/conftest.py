@@ -19,6 +19,8 @@ from codexctl.paths import Home
 from codexctl.session.channel import Peer
 from tests.host.memory_channel import LAPTOP, WAIT_S, MemoryChannel
 
+PHONE = Peer("d2", "phone", frozenset({"view", "exec"}))
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if shutil.which("bwrap") is None and "CI" not in os.environ:
@@ -137,3 +139,18 @@ def without_info(argv: list[str]) -> list[str]:
     """The sandbox's command line for a caller that has no descriptor for its first pid."""
     at = argv.index("--info-fd")
     return argv[:at] + argv[at + 2 :]
+
+
+def require_shell(shell: str) -> str:
+    import shutil
+
+    path = shutil.which(shell)
+    if path is None:
+        pytest.skip(f"{shell} is not installed")
+    return path
+
+
+async def running_cat(channel: MemoryChannel) -> None:
+    """Wait until a cat answers: a line stands there as typed and as answered."""
+    channel.input(b"line\r")
+    await channel.until(lambda: channel.output[1].count(b"line") == 2)
