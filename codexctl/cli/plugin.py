@@ -96,7 +96,8 @@ def update(name: str, as_json: bool) -> None:
     from codexctl.provision import installer
 
     found = _third_party(installer.look(), name)
-    new = installer.install(_source_of(found["package"]), upgrade=True, show=notice)
+    package = found["package"]
+    new = installer.install(_source_of(package), package=package, show=notice)
     if not new:
         notice(f"{found['package']} {found['version']} is the newest")
     emit(new or [found], as_json, table=("name", "provider", "package", "version"))
@@ -168,12 +169,15 @@ def _source_of(package: str) -> str:
     """Where a package was installed from: its folder or git URL, else its name."""
     import json
     from importlib.metadata import distribution
+    from urllib.parse import unquote
 
     text = distribution(package).read_text("direct_url.json")
     if text is None:
         return package
     value = json.loads(text)
     url = str(value["url"])
-    if "vcs_info" in value:
-        return f"git+{url}"
-    return url.removeprefix("file://")
+    if "vcs_info" not in value:
+        return unquote(url.removeprefix("file://"))
+    asked = value["vcs_info"].get("requested_revision")
+    folder = f"#subdirectory={value['subdirectory']}" if value.get("subdirectory") else ""
+    return f"git+{url}{f'@{asked}' if asked else ''}{folder}"

@@ -2,7 +2,7 @@
 
 Who made the environment decides the command: pipx (`pipx_metadata.json`), uv tool
 (`uv-receipt.toml`), uv (no pip in it), else pip. What a fresh Python sees before and after says
-what came, what broke, and what has to go again.
+what came and what broke; then the environment is put back as it was (snapshot.py).
 """
 
 from __future__ import annotations
@@ -16,22 +16,29 @@ import sys
 import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 from codexctl.errors import CodexctlError, UsageError
+from codexctl.provision.snapshot import Snapshot
 
 INSTALL_TIMEOUT_S = 600.0
 LOOK_TIMEOUT_S = 60.0
+OWN = "codexctl"
+GIT_SCHEMES = ("https://", "ssh://", "git://", "file://")
 LOOK = """
 import json, sys
 from importlib.metadata import distributions
-from codexctl.provision.plugins import load_plugins
 packages = {}
 for found in distributions():
     packages.setdefault(found.name.lower().replace("_", "-"), found.version)
 fields = ("name", "module", "package", "version", "provider", "problem")
-plugins = [{f: getattr(p, f) for f in fields} for p in load_plugins().found]
+plugins = []
+# Of somebody else's codexctl nothing is run.
+if packages.get("codexctl") == sys.argv[1]:
+    from codexctl.provision.plugins import load_plugins
+    plugins = [{f: getattr(p, f) for f in fields} for p in load_plugins().found]
 json.dump({"packages": packages, "plugins": plugins}, sys.stdout)
 """
 
@@ -87,11 +94,17 @@ def environment(prefix: str = sys.prefix, python: str = sys.executable) -> Envir
     return Environment("pip", (*pip, "install", quiet), (*pip, "uninstall", quiet, "--yes"))
 
 
-def look() -> Seen:
-    """Ask a fresh process; what this one has imported does not count."""
+def look(own_version: str = "") -> Seen:
+    """Ask a fresh process; what this one has imported does not count.
+
+    Plugins are loaded only while codexctl itself is of `own_version`, by default the present one.
+    """
     try:
         done = subprocess.run(
-            [sys.executable, "-c", LOOK], check=False, capture_output=True, timeout=LOOK_TIMEOUT_S
+            [sys.executable, "-c", LOOK, own_version or version(OWN)],
+            check=False,
+            capture_output=True,
+            timeout=LOOK_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired as error:
         raise CodexctlError(
@@ -105,45 +118,65 @@ def look() -> Seen:
 
 
 def install(
-    target: str, *, upgrade: bool = False, show: Callable[[str], None] = lambda _: None
+    target: str, *, package: str = "", show: Callable[[str], None] = lambda _: None
 ) -> list[dict[str, Any]]:
     """Install a NAME, PATH or GIT-URL; the plugins that came or changed, each of which works.
 
-    Anything else is rolled back, and CodexctlError says why. `show` gets each command.
+    Anything else is undone, and CodexctlError says why. `package`, where it is an update: what is
+    installed and may be replaced; [] when it is the newest. `show` gets each command.
     """
     here = environment()
-    before = look()
-    specs = [_spec(target)]
-    options = ["--upgrade"] if upgrade and here.kind != "pipx" else []
-    if upgrade and here.kind == "pipx":
-        options = ["--force"]
-    problem = ""
-    try:
-        _run([*here.install, *options, *specs], show)
-        after = look()
-    except CodexctlError as error:
-        problem, after = error.message, None
-    if after is not None:
-        changed = _changed(before, after)
-        new = [plugin for plugin in after.plugins if _key(plugin["package"]) in changed]
-        broken = [plugin for plugin in new if plugin["problem"]]
-        if new and not broken:
-            return new
-        if broken:
-            problem = f"the plugin {broken[0]['name']} does not load: {broken[0]['problem']}"
-        elif upgrade and not changed:
-            return []
-        elif after == before:
+    spec = _spec(target)
+    with Snapshot() as snapshot:
+        before = look()
+        try:
+            for command in _commands(here, spec, package):
+                _run(command, show)
+            return _checked(before, look(before.packages[OWN]), target, update=bool(package))
+        except BaseException as error:
+            snapshot.restore()
+            if not isinstance(error, CodexctlError) or isinstance(error, NothingNew):
+                raise
             raise CodexctlError(
-                f"{target} is installed already", hint="codexctl plugin list, or update"
-            )
-        else:
-            problem = f"{target} has no plugin for codexctl (no entry point codexctl.plugins)"
-    _roll_back(here, before, show)
-    raise CodexctlError(
-        f"{problem}; everything is as it was",
-        hint="a plugin's author tests it with: codexctl plugin new",
-    )
+                f"{error.message}; everything is as it was",
+                hint=error.hint or "a plugin's author tests it with: codexctl plugin new",
+            ) from error
+
+
+class NothingNew(CodexctlError):
+    """It is there already, in this version."""
+
+
+def _commands(here: Environment, spec: str, package: str) -> list[list[str]]:
+    """What installs `spec`; an update touches the plugin's own package and no other."""
+    if not package:
+        return [[*here.install, spec]]
+    if here.kind == "pipx":
+        # Its --force would resolve codexctl itself anew, from the index.
+        return [[*here.uninstall, package], [*here.install, spec]]
+    if here.kind == "pip":
+        return [[*here.install, "--upgrade", spec]]
+    again = ["--upgrade-package", package, "--reinstall-package", package]
+    return [[*here.install, *again, "--refresh-package", package, spec]]
+
+
+def _checked(before: Seen, after: Seen, target: str, *, update: bool) -> list[dict[str, Any]]:
+    """The plugins that came or changed; CodexctlError where that is not what was wanted."""
+    if after.packages.get(OWN) != before.packages.get(OWN):
+        raise CodexctlError(
+            f"{target} would replace codexctl {before.packages.get(OWN)} itself",
+            hint="it asks for another version of codexctl: update that first",
+        )
+    changed = _changed(before, after)
+    new = [plugin for plugin in after.plugins if _key(plugin["package"]) in changed]
+    for plugin in new:
+        if plugin["problem"]:
+            raise CodexctlError(f"the plugin {plugin['name']} does not load: {plugin['problem']}")
+    if new or update:
+        return new
+    if after == before:
+        raise NothingNew(f"{target} is installed already", hint="codexctl plugin list, or update")
+    raise CodexctlError(f"{target} has no plugin for codexctl (no entry point codexctl.plugins)")
 
 
 def remove(package: str, *, show: Callable[[str], None] = lambda _: None) -> None:
@@ -159,14 +192,12 @@ def _spec(target: str) -> str:
         raise UsageError(f"{target!r} is no package, folder or git URL")
     if os.path.exists(target):
         return os.path.abspath(target)
-    if target.startswith(("https://", "ssh://", "git@")) and not target.endswith((".whl", ".gz")):
-        return f"git+{_git_url(target)}"
+    if target.startswith("git@"):
+        # git@host:path is no URL to installers.
+        return f"git+ssh://{target.replace(':', '/', 1)}"
+    if target.startswith(GIT_SCHEMES) and not target.endswith((".whl", ".gz", ".zip")):
+        return f"git+{target}"
     return target
-
-
-def _git_url(url: str) -> str:
-    # git@host:path is no URL to installers.
-    return f"ssh://{url.replace(':', '/', 1)}" if url.startswith("git@") else url
 
 
 def _run(command: Sequence[str], show: Callable[[str], None]) -> None:
@@ -185,7 +216,7 @@ def _run(command: Sequence[str], show: Callable[[str], None]) -> None:
         raise CodexctlError(f"{command[0]} did not end within {INSTALL_TIMEOUT_S:.0f} s") from error
     if done.returncode != 0:
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        errors = [line for line in said if line.lower().startswith("error")] or said[-1:]
+        errors = [line for line in said if "error" in line.lower()] or said[-1:]
         raise CodexctlError(f"{' '.join(command[:3])} failed: {' '.join(errors[:1])[:300]}")
 
 
@@ -197,36 +228,3 @@ def _changed(before: Seen, after: Seen) -> set[str]:
 
 def _key(package: str) -> str:
     return package.lower().replace("_", "-")
-
-
-def _roll_back(here: Environment, before: Seen, show: Callable[[str], None]) -> None:
-    """Back to the packages of `before`; what cannot be is told, and the rest is still done."""
-    now = _packages()
-    failed = []
-    steps = [[*here.uninstall, name] for name in now if name not in before.packages]
-    steps += [
-        [*here.install, f"{name}=={version}"]
-        for name, version in before.packages.items()
-        if now.get(name) != version
-    ]
-    for step in steps:
-        try:
-            _run(step, show)
-        except CodexctlError as error:
-            failed.append(error.message)
-    if failed:
-        raise CodexctlError(
-            f"the installation failed and could not be undone: {failed[0]}",
-            hint="codexctl plugin check shows what loads",
-        )
-
-
-def _packages() -> dict[str, str]:
-    """As `look`, but also where a plugin keeps codexctl itself from loading."""
-    script = LOOK.replace("from codexctl.provision.plugins import load_plugins\n", "")
-    script = script.replace("load_plugins().found", "()")
-    done = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, timeout=LOOK_TIMEOUT_S
-    )
-    packages: dict[str, str] = json.loads(done.stdout)["packages"]
-    return packages
