@@ -213,14 +213,15 @@ def post_for(target: TargetRecord, notice: Notice, host: str) -> Post:
     headers = {"Content-Type": "application/json"}
     if target.kind == "ntfy":
         server, _, topic = target.address.rstrip("/").rpartition("/")
-        value = {
+        value: dict[str, object] = {
             "topic": topic,
             "title": notice.title[:TITLE_CHARS],
             "message": notice.body[:BODY_CHARS] or notice.title,
             "priority": 4 if notice.kind == "waiting" else 3,
             "tags": [{"waiting": "raised_hand", "failed": "warning"}.get(notice.kind, "tada")],
-            "click": notice.link,
         }
+        if notice.link:
+            value["click"] = notice.link
         if target.secret is not None:
             headers["Authorization"] = f"Bearer {target.secret.reveal()}"
         return Post(f"{server}/", headers, json.dumps(value).encode())

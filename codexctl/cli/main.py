@@ -44,6 +44,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "codexctl.cli.exec_server:exec_server",
         "Let the official agent here work on a host",
     ),
+    "thread": ("codexctl.cli.thread:thread", "Threads of Codex on a host: start, watch, steer"),
+    "inbox": ("codexctl.cli.inbox:inbox", "List what waits for a person, over all hosts"),
+    "notify": ("codexctl.cli.notify:notify", "Be told when a thread needs you or has finished"),
     "devices": (
         "codexctl.cli.devices:devices",
         "List and revoke the devices that may use this host",
@@ -65,6 +68,7 @@ HEADINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start", ("up", "pair", "hosts")),
     ("Work on a host", ("exec", "shell", "cp", "forward", "ps")),
     ("Use the official codex", ("exec-server",)),
+    ("Work with threads", ("thread", "inbox", "notify")),
     ("Own a host or a relay", ("devices", "host", "relay", "audit")),
     ("Make machines", ("provision", "workspace", "provider", "plugin")),
     ("Mend and learn", ("doctor", "skill", "completion", "help")),

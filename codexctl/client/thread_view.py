@@ -21,7 +21,6 @@ from typing import Any
 LIVE_OUTPUT_CHARS = 64 * 1024  # kept of what a running command printed; the whole comes at its end
 MAX_LIVE_BLOCKS = 64  # an end that never came must not keep blocks for ever
 _SHELL_FLAGS = ("-c", "-lc", "-ic", "-lic")
-_BAD_ENDS = ("failed", "declined", "interrupted")
 
 
 @dataclass(slots=True)
@@ -107,18 +106,21 @@ class ThreadView:
     def _turn_completed(self, params: Mapping[str, Any]) -> None:
         turn = _mapping(params.get("turn"))
         self.outcome = str(turn.get("status", ""))
-        for key in list(self.live):
-            block = self.live.pop(key)
-            if block.kind not in ("reasoning", "plan"):
-                # Its own end will not come any more.
-                block.state = "interrupted"
-                self._complete.append(block)
+        self._end_live()
         error = _mapping(turn.get("error"))
         duration = turn.get("durationMs")
         block = Block("turn", text=str(error.get("message") or ""), state=self.outcome)
         block.duration_s = duration / 1000 if isinstance(duration, int) else None
         self._complete.append(block)
         self.status = "failed" if self.outcome == "failed" else "idle"
+
+    def _end_live(self) -> None:
+        """End what runs: its own end will not come any more."""
+        for key in list(self.live):
+            block = self.live.pop(key)
+            if block.text or block.kind not in ("reasoning", "message"):
+                block.state = "interrupted"
+                self._complete.append(block)
 
     def _named(self, params: Mapping[str, Any]) -> None:
         self.name = str(params.get("threadName") or "")
@@ -220,11 +222,9 @@ class ThreadView:
         self._complete.append(Block("approval", state=state, approval=approval))
 
     def _agent_ended(self, params: Mapping[str, Any]) -> None:
+        self._end_live()
         self.status, self.outcome = "failed", "failed"
         self._notice(str(params.get("message") or "the app-server ended"), "failed")
-
-    def _own_notice(self, params: Mapping[str, Any]) -> None:
-        self._notice(str(params.get("message") or ""))
 
 
 _HANDLERS = {
@@ -243,6 +243,9 @@ _HANDLERS = {
     "item/reasoning/summaryTextDelta": ThreadView._text_delta,
     "item/commandExecution/outputDelta": ThreadView._text_delta,
     "item/fileChange/patchUpdated": ThreadView._patch_updated,
+    "codexctl/approval/requested": ThreadView._approval_requested,
+    "codexctl/approval/ended": ThreadView._approval_ended,
+    "codexctl/agent/ended": ThreadView._agent_ended,
     "error": ThreadView._failed,
     "warning": ThreadView._warned,
     "guardianWarning": ThreadView._warned,

@@ -33,11 +33,11 @@ _ESCAPES = re.compile(
 _MARKS = {"done": ("✓", "green"), "failed": ("✗", "red"), "declined": ("✗", "yellow")}
 _STEPS = {"completed": ("✓", "green"), "inProgress": ("▸", "cyan"), "pending": ("○", "dim")}
 _KINDS = {"add": ("A", "green"), "delete": ("D", "red"), "update": ("M", "yellow")}
-_ASKS = {
-    "command": "run a command",
-    "file-change": "change files",
-    "permissions": "get more permissions",
-    "question": "an answer to a question",
+_WANTS = {
+    "command": "to run a command",
+    "file-change": "to change files",
+    "permissions": "more permissions",
+    "question": "an answer",
     "elicitation": "an answer for an MCP server",
 }
 
@@ -224,11 +224,8 @@ def _approval(block: Block, full: bool) -> RenderableType:
     if block.state != "pending":
         return _hanging("? ", Text(decision_text(approval, block.state), style="dim"), style="dim")
     body = approval_renderable(approval, full=full)
-    ask = str(approval.get("id") or "")[:13]
-    kind = approval.get("kind")
-    verb = "answer" if kind in ("question", "elicitation") else "approve"
-    foot = Text(f"codexctl thread {verb} {ask}", style="bold")
-    title = f"the agent asks to {_ASKS[kind]}" if verb == "approve" and kind in _ASKS else "it asks"
+    foot = Text(_command_for(approval), style="bold")
+    title = f"the agent wants {_WANTS.get(str(approval.get('kind')), 'an answer')}"
     return Group(
         Text(), Panel(Group(body, Text(), foot), title=title, border_style="yellow", expand=True)
     )
@@ -258,6 +255,36 @@ def approval_renderable(approval: Mapping[str, Any], *, full: bool = True) -> Re
     for question in approval.get("questions") or ():
         parts += _question(question)
     return Group(*parts)
+
+
+def approval_lines(approval: Mapping[str, Any], width: int, *, colour: bool) -> list[str]:
+    """All that a decision is about, as lines."""
+    return _rendered(approval_renderable(approval), width, colour)
+
+
+def inbox_lines(
+    approval: Mapping[str, Any], title: str, width: int, *, colour: bool, full: bool
+) -> list[str]:
+    """An approval in a list: whose it is, all of it, and how it is decided or was."""
+    parts: list[RenderableType] = [Text(clean(title), style="bold")]
+    state = str(approval.get("state"))
+    if state == "pending":
+        parts.append(approval_renderable(approval, full=full))
+        left = approval.get("expires_in_s")
+        head = _command_for(approval)
+        more = f"  waits for {span(left)} more" if isinstance(left, int | float) else ""
+        parts.append(Text(head, style="bold yellow").append(more, style="not bold dim"))
+    else:
+        parts.append(Text(decision_text(approval, state), style="dim"))
+    return [
+        *_rendered(Group(parts[0], Padding(Group(*parts[1:]), (0, 0, 0, 2))), width, colour),
+        "",
+    ]
+
+
+def _command_for(approval: Mapping[str, Any]) -> str:
+    verb = "answer" if approval.get("kind") in ("question", "elicitation") else "approve"
+    return f"codexctl thread {verb} {str(approval.get('id') or '')[:13]}"
 
 
 def _fact(name: str, value: str) -> Text:

@@ -1,0 +1,60 @@
+"""Deliver what waits in the outbox of this device, whenever its host is reached anyway."""
+
+from __future__ import annotations
+
+import os
+
+from codexctl.cli.output import notice
+from codexctl.errors import CodexctlError
+from codexctl.paths import Home
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from codexctl.client.connection import Connection
+    from codexctl.client.outbox import Message
+
+
+def deliver_waiting(home: Home, connection: Connection, *, wait: bool = False) -> list[Message]:
+    """Send what waits for this host, in order; those that ended, which stderr is told of.
+
+    Without `wait` nothing is done where another process delivers now. A lost connection is raised;
+    an agent that does not run leaves all as it is.
+    """
+    from codexctl.client.agent import call
+    from codexctl.client.outbox import deliver, delivering, waiting_count
+    from codexctl.client.threads import THREADS_DB, open_threads
+
+    if not os.path.exists(home.join(THREADS_DB)):
+        return []
+    db = open_threads(home)
+    host = connection.record.environment_id
+    if not waiting_count(db, host):
+        return []
+
+    def send(message: Message) -> None:
+        params = {"thread": message.thread, "key": message.key}
+        call(connection, "thread.send", params, input=message.text.encode())
+
+    with delivering(home, wait=wait) as mine:
+        if not mine:
+            return []
+        try:
+            ended = deliver(db, host, send)
+        except CodexctlError as error:
+            from codexctl.client.outbox import PASSING
+
+            if error.code not in PASSING or wait:
+                raise
+            return []
+    for message in ended:
+        tell(message, connection.record.name)
+    return ended
+
+
+def tell(message: Message, host: str) -> None:
+    """What became of a message that had waited."""
+    where = f"message {message.number} for {host}:{message.thread}"
+    if message.state == "refused":
+        notice(f"{where} was refused: {message.error}; see: codexctl thread outbox")
+    else:
+        notice(f"{where} was delivered")
