@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from codexctl.cli.lazy import LazyGroup
-from codexctl.cli.output import cell, emit, format_table, json_option
+from codexctl.cli.output import cell, emit, format_table, json_option, progress
 from codexctl.errors import CodexctlError
 from codexctl.paths import Home
 
@@ -78,7 +78,8 @@ def verify(as_json: bool) -> int:
     from codexctl.host.audit import verify as verify_log
 
     home = Home.from_env()
-    found = verify_log(home)
+    with progress("checking the audit log"):
+        found = verify_log(home)
     if found.fault is None:
         text = f"{found.records} records, none changed or missing"
         if found.unconfirmed > 0:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import asyncssh
@@ -26,6 +27,7 @@ from codexctl.client.ssh_login import Login
 from codexctl.errors import AuthenticationFailed, CodexctlError, ConnectionFailed
 
 CONNECT_TIMEOUT_S = 30
+SLOW_S = 1.0  # until a person at a terminal is told what is waited for
 LOGIN_TIMEOUT_S = 120  # people may type a passphrase meanwhile; sshd's own limit
 ALIVE_INTERVAL_S = 15
 MAX_HOPS = 8
@@ -42,7 +44,17 @@ async def connect(
     (the host's by known_hosts, or ours by the host). Hops are resolved by the file `config`.
     """
     async with contextlib.AsyncExitStack() as stack:
-        yield await _connect(target, config, stack, 0)
+        waiting = asyncio.get_running_loop().call_later(SLOW_S, _tell_waiting, target.alias)
+        stack.callback(waiting.cancel)
+        connection = await _connect(target, config, stack, 0)
+        waiting.cancel()
+        yield connection
+
+
+def _tell_waiting(alias: str) -> None:
+    # A line that stays: a question for a passphrase may stand on the next one.
+    if sys.stderr.isatty():
+        sys.stderr.write(f"connecting to {alias}\n")
 
 
 async def _connect(

@@ -469,6 +469,22 @@ def test_a_shell_on_a_terminal(world: World) -> None:
     assert terminal.end() == 0
 
 
+def test_a_host_that_takes_long_is_named_on_the_terminal(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    go = tmp_path / "go"
+    script = tmp_path / "proxy"
+    wait = f"while [ ! -e {go} ]; do sleep 0.05; done"
+    script.write_text(f"{wait}\nexec {sys.executable} -c '{PROXY}' \"$@\"\n")
+    world.add("slow", f"ProxyCommand sh {script} %h %p")
+    terminal = Terminal(command("exec", "slow", "echo", "here"))
+    terminal.expect(b"connecting to slow")
+    go.touch()
+    terminal.expect(b"here")
+    assert terminal.end() == 0
+
+
 def test_a_passphrase_is_asked_for_on_the_terminal(world: World, tmp_path: Path) -> None:
     key = make_key(tmp_path / "locked", passphrase="open sesame")
     world.server.authorize(Path(f"{key}.pub"))
