@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codexctl.cli.output import notice
-from codexctl.cli.target import find_host, open_connection
+from codexctl.cli.target import find_host, is_official, open_connection, path_notice
 from codexctl.paths import Home
 
 TYPE_CHECKING = False
@@ -34,11 +34,29 @@ def run_paired(
     """Run on a paired host; its exit status."""
     from codexctl.client.process import run_command, run_terminal, terminal
 
+    if is_official(record):
+        kind = "pty" if tty else "exec"
+        return run_on_executor(record, kind, params | ({"tty": terminal()} if tty else {}), stdin)
     with open_connection(home, record) as connection:
         if tty:
             params["tty"] = terminal()
             return run_terminal(connection, "pty", params, notice=notice)
         return run_command(connection, "exec", params, notice=notice, stdin=stdin)
+
+
+def run_on_executor(
+    record: HostRecord, kind: str, params: dict[str, Any], stdin: bool = True
+) -> int:
+    """Run on an official executor, which knows of no sandbox that could be left."""
+    from codexctl.client.executor.run import run_process
+    from codexctl.errors import UsageError
+
+    if params.get("network") or params.get("sandbox"):
+        raise UsageError(
+            f"{record.name} is an official executor: what runs there has no sandbox of codexctl's",
+            hint="leave --network and --sandbox away",
+        )
+    return run_process(record, kind, params, notice=notice, path_notice=path_notice, stdin=stdin)
 
 
 def run_plain(argv: Sequence[str]) -> int | None:

@@ -61,7 +61,7 @@ def serve(
 
     parse_address(relay)
     home = Home.from_env()
-    where = Relay(relay.rstrip("/"), parse_pin(relay_pin), _token(token_file))
+    where = Relay(relay.rstrip("/"), parse_pin(relay_pin), read_token(token_file))
     where = with_own_token(home, where)
     log_to_stderr(as_json=as_json)
     daemon = Daemon.create(
@@ -89,7 +89,7 @@ def serve(
     run(main)
 
 
-def _token(path: str | None) -> Secret:
+def read_token(path: str | None) -> Secret:
     from codexctl.state.files import read_private
 
     if path is None:

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from codexctl.cli.complete import complete_paired
+from codexctl.cli.hosts_add import add
 from codexctl.cli.lazy import LazyGroup
 from codexctl.cli.output import confirm, emit, json_option, notice, progress, yes_option
-from codexctl.cli.target import need_host, open_connection
+from codexctl.cli.target import is_official, need_host, open_connection, path_notice
 from codexctl.errors import CodexctlError
 from codexctl.paths import Home
 
@@ -25,10 +26,13 @@ ONLINE_CHECKS_AT_ONCE = 16
 @click.option("--ssh", "with_ssh", is_flag=True, help="List the aliases of ~/.ssh/config as well.")
 @json_option
 def hosts(ctx: click.Context, with_ssh: bool, as_json: bool) -> None:
-    """List the hosts that this device is paired with, and whether each is online.
+    """List the hosts that this device can reach, their kind, and whether each is online.
+
+    Kinds are codexctl, a host that is paired with, and official: `codex exec-server` on a relay.
 
     \b
-        codexctl hosts show NAME           what the host says of itself
+        codexctl hosts show NAME           what the host says of itself, and the suite in use
+        codexctl hosts add NAME --relay URL --token-file FILE
         codexctl hosts rename OLD NEW
         codexctl hosts remove NAME         forget it here
     """
@@ -41,13 +45,13 @@ def hosts(ctx: click.Context, with_ssh: bool, as_json: bool) -> None:
         from codexctl.client.ssh_config import alias_names
 
         rows += [
-            {"name": name, "transport": "ssh", "online": None, "relay": None, "scopes": None}
+            {"name": name, "kind": None, "transport": "ssh", "online": None}
             for name in alias_names()
         ]
     emit(
         rows,
         as_json,
-        table=("name", "transport", "online", "relay", "scopes"),
+        table=("name", "kind", "transport", "online", "relay", "scopes"),
         empty="no hosts yet: pair with one by codexctl pair URL",
     )
 
@@ -62,12 +66,14 @@ def _listed(records: list[HostRecord]) -> list[dict[str, Any]]:
     return [
         {
             "name": record.name,
+            "kind": record.kind,
             "transport": "relay",
             "online": online,
             "relay": record.relay,
             "scopes": list(record.scopes),
             "own_name": record.own_name,
             "id": record.environment_id,
+            "suite": record.suite,
             "paired_at": record.paired_at,
             "error": error,
         }
@@ -95,11 +101,31 @@ def show(name: str, as_json: bool) -> None:
 
     home = Home.from_env()
     record = need_host(home, name)
+    shown = {"name": record.name, "kind": record.kind, "relay": record.relay}
+    if is_official(record):
+        emit({**shown, **_executor(record)}, as_json)
+        return
     with open_connection(home, record) as connection:
         status = control(connection, "status")
-    emit(
-        {"name": record.name, "relay": record.relay, **status, "own_name": record.own_name}, as_json
-    )
+        suite = connection.record.suite
+    emit({**shown, "suite": suite, **status, "own_name": record.own_name}, as_json)
+
+
+def _executor(record: HostRecord) -> dict[str, Any]:
+    """What an official executor says of itself."""
+    from codexctl.client.executor.connection import ExecutorConnection
+
+    with ExecutorConnection.open(record, path_notice) as connection:
+        found = connection.environment
+    return {
+        "suite": record.suite,
+        "codex": found.version,
+        "platform": found.os,
+        "shell": found.shell,
+        "workspace": found.cwd,
+        "sandbox": "none of codexctl's",
+        "own_name": record.own_name,
+    }
 
 
 @hosts.command()
@@ -123,6 +149,15 @@ def remove(name: str, yes: bool) -> None:
 
     home = Home.from_env()
     record = need_host(home, name)
-    if confirm(f"forget {record.name} (to come back, it has to be paired again)?", yes=yes):
+    if confirm(
+        f"forget {record.name} (to come back, it has to be paired or added again)?", yes=yes
+    ):
         HostStore(home).remove(record.name)
-        notice(f"forgotten; on the host itself: codexctl devices revoke {record.device_id}")
+        notice(
+            "forgotten; its token stays valid until it is revoked on the relay"
+            if is_official(record)
+            else f"forgotten; on the host itself: codexctl devices revoke {record.device_id}"
+        )
+
+
+hosts.add_command(add)

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from codexctl.cli.complete import complete_host
+from codexctl.cli.exec_run import run_on_executor
 from codexctl.cli.output import notice
-from codexctl.cli.target import find_host, find_ssh, open_connection
+from codexctl.cli.target import find_host, find_ssh, is_official, open_connection
 from codexctl.errors import UsageError
 from codexctl.paths import Home
 
@@ -62,5 +63,7 @@ def shell(host: str, cwd: str | None, network: bool, sandbox: str) -> int:
     params |= {"cwd": cwd} if cwd else {}
     params |= {"network": True} if network else {}
     params |= {"sandbox": "off"} if sandbox == "off" else {}
+    if is_official(record):
+        return run_on_executor(record, "pty", params)
     with open_connection(home, record) as connection:
         return run_terminal(connection, "pty", params, notice=notice)

@@ -4,9 +4,9 @@ Every message is JSON behind its length (32 bits, big-endian); that byte stream 
 of at most 60 KiB. Frames that come are put in order within a window, decrypted once and
 acknowledged. What is to be sent is appended to `outbox`.
 
-Versions differ in where sequence numbers start: 0, or 1 where 0 means that nothing was received. The
-first frame of the executor tells; records of this end count from 0 until `count_from_one`, for an
-executor that has ignored what was sent so.
+Versions differ in where sequence numbers start: 0, or 1 where 0 means that nothing was received.
+The first frame of the executor tells; records of this end count from 0 until `count_from_one`, for
+an executor that has ignored what was sent so.
 """
 
 from __future__ import annotations
