@@ -44,6 +44,8 @@ def offer(carrier: Git, snapshot: Snapshot) -> list[str]:
 def make_bundle(carrier: Git, folder: str, haves: list[str]) -> Part:
     """Write everything of the snapshot that is not reachable from `haves`; hashed as it stands."""
     path = os.path.join(folder, BUNDLE)
+    told = carrier.feed((f"{oid}\n".encode() for oid in haves), "cat-file", "--batch-check")
+    haves = [line.split()[0].decode() for line in told.splitlines() if b" commit " in line]
     refs = carrier.text("for-each-ref", "--format=%(refname)", REFS).split()
     lines = [f"{name}\n".encode() for name in refs] + [f"^{oid}\n".encode() for oid in haves]
     carrier.feed(lines, "bundle", "create", "--quiet", path, "--stdin")

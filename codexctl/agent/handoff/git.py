@@ -62,8 +62,7 @@ class Git(NamedTuple):
 
     git_dir: str
     work_tree: str | None = None
-    index: str | None = None
-    objects: str | None = None
+    index_file: str | None = None
     config: tuple[str, ...] = ()
 
     def environment(self) -> dict[str, str]:
@@ -83,8 +82,7 @@ class Git(NamedTuple):
         }
         chosen = (
             ("GIT_WORK_TREE", self.work_tree),
-            ("GIT_INDEX_FILE", self.index),
-            ("GIT_OBJECT_DIRECTORY", self.objects),
+            ("GIT_INDEX_FILE", self.index_file),
         )
         return env | {name: value for name, value in chosen if value is not None}
 
@@ -95,19 +93,15 @@ class Git(NamedTuple):
     def run(
         self,
         *arguments: str | bytes,
-        input: bytes | IO[bytes] | None = None,
         env: dict[str, str] | None = None,
         ok: Sequence[int] = (0,),
         timeout: float | None = None,
     ) -> bytes:
         """The output of a command. GitFailed where its status is not in `ok`."""
-        given = input if isinstance(input, bytes) else None
-        stdin = input if input is not None and given is None else None
         try:
             done = subprocess.run(
                 self.argv(arguments),
-                input=given,
-                stdin=(stdin or subprocess.DEVNULL) if given is None else None,
+                stdin=subprocess.DEVNULL,
                 capture_output=True,
                 cwd=self.work_tree or self.git_dir,
                 env=self.environment() | (env or {}),

@@ -72,6 +72,7 @@ class Row(NamedTuple):
             "began_at": self.began_at,
             "peer": self.facts.get("peer"),
             "place": self.facts.get("place"),
+            "name": self.facts.get("name"),
         }
 
 
@@ -100,9 +101,7 @@ class Journal:
         except sqlite3.Error as error:
             raise describe_sqlite_error(error, self._path) from error
 
-    def begin(
-        self, side: str, record: SourceRecord | TargetRecord, facts: dict[str, Any]
-    ) -> None:
+    def begin(self, side: str, record: SourceRecord | TargetRecord, facts: dict[str, Any]) -> None:
         """A new row. Refused where another handoff of the thread is under way here."""
         with self._reporting(), transaction(self._db):
             self._db.execute(

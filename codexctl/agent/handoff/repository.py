@@ -100,7 +100,8 @@ def open_repository(cwd: str) -> Repository:
     if branch is None and head is None:
         raise NotMovable(f"{top} has a damaged HEAD", hint="see: git status")
     settings = _settings(git)
-    state = {name: text for name in CARRIED_STATE if (text := read_small(git_dir, name)) is not None}
+    found = ((name, read_small(git_dir, name)) for name in CARRIED_STATE)
+    state = {name: text for name, text in found if text is not None}
     info = {}
     for name in CARRIED_INFO:
         folder = git_dir if name == "sparse-checkout" else common
@@ -161,7 +162,9 @@ def _check_kind(git: Git, common: str, top: str) -> None:
         bare = git.ask("config", "--file", os.path.join(common, "config"), "--bool", "core.bare")
         git.run("rev-parse", "--git-dir")
     except GitFailed as error:
-        raise NotMovable(f"{top} is not a working repository: {error}", hint="see: git status")
+        raise NotMovable(
+            f"{top} is not a working repository: {error}", hint="see: git status"
+        ) from error
     if bare == "true" and git.git_dir == common:
         raise NotMovable(
             f"{top} is set to be bare (core.bare)", hint="git config --unset core.bare"
@@ -256,5 +259,3 @@ def read_small(folder: str, name: str) -> str | None:
     if len(data) > MAX_FILE_BYTES:
         raise NotMovable(f"{os.path.join(folder, name)} is over {MAX_FILE_BYTES} bytes")
     return os.fsdecode(data)
-
-

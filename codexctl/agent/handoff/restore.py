@@ -44,17 +44,13 @@ _TOLERATED = (
     "gitmodulesLarge", "nulInHeader",
 )  # fmt: skip
 
+_CHECKED = ("fetch.fsckObjects=true", *(f"fetch.fsck.{name}=ignore" for name in _TOLERATED))
+
 
 class Corrupted(CodexctlError):
     """What arrived is not what was sent, or holds what a handoff must not write."""
 
     code = "corrupted"
-
-
-def checked(folder: str) -> tuple[str, ...]:
-    """Options for a fetch that checks every object."""
-    del folder
-    return ("fetch.fsckObjects=true", *(f"fetch.fsck.{name}=ignore" for name in _TOLERATED))
 
 
 def git_of(place: str) -> Git:
@@ -126,7 +122,7 @@ def unpack(folder: str, place: str, snapshot: Snapshot, bundle: str, haves: list
     )
     lines = {str(number): oid for number, oid in enumerate(haves)}
     replace_refs(carrier, HAVE, lines)
-    checking = carrier._replace(config=checked(folder))
+    checking = carrier._replace(config=_CHECKED)
     try:
         checking.run(
             "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", bundle,
@@ -290,7 +286,7 @@ def _write_files(folder: str, place: str, snapshot: Snapshot, meta: _Meta) -> No
         _remove(top, path)
     raw = Git(
         os.path.join(folder, "carrier.git"), work_tree=place,
-        index=os.path.join(folder, "work.index"),
+        index_file=os.path.join(folder, "work.index"),
         config=("core.bare=false", "checkout.workers=0"),
     )  # fmt: skip
     info = os.path.join(raw.git_dir, "info")
@@ -413,12 +409,20 @@ def verify(folder: str, place: str, snapshot: Snapshot) -> Repository:
     return repository
 
 
-def discard(folder: str, place: str | None) -> None:
-    """Remove what a handoff that came to nothing made. Harmless when repeated."""
-    for path in (place, folder):
-        if path is not None and os.path.lexists(path):
-            shutil.rmtree(path, ignore_errors=True)
-            if os.path.lexists(path):
-                # Folders without write permission for their owner.
-                subprocess.run(["chmod", "-R", "u+rwX", "--", path], check=False)
-                shutil.rmtree(path, ignore_errors=True)
+def empty_tree(place: str) -> None:
+    """Remove everything but the repository."""
+    for name in os.listdir(place):
+        if name != ".git":
+            remove(os.path.join(place, name))
+
+
+def remove(path: str) -> None:
+    """Remove a folder or file that a handoff made. Harmless when repeated."""
+    if os.path.islink(path) or os.path.isfile(path):
+        os.unlink(path)
+        return
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        # Folders without write permission for their owner.
+        subprocess.run(["chmod", "-R", "u+rwX", "--", path], check=False)
+        shutil.rmtree(path)

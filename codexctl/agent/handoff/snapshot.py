@@ -89,10 +89,10 @@ class Snapshot(NamedTuple):
                 value["object_format"],  # type: ignore[index]  # a wrong type is told below
                 *(value[name] for name in cls._fields[1:]),  # type: ignore[index]  # as above
             )
-            made = made._replace(
-                stashes=tuple(Stash(*stash) for stash in made.stashes),
-                upstream=None if made.upstream is None else tuple(made.upstream),
-            )
+            if made.upstream is not None:
+                ref, oid = made.upstream
+                made = made._replace(upstream=(ref, oid))
+            made = made._replace(stashes=tuple(Stash(*stash) for stash in made.stashes))
             _check(made)
         except (TypeError, KeyError, ValueError, AttributeError):
             raise ProtocolError("a handoff's snapshot is not as it has to be") from None
@@ -142,14 +142,12 @@ class Carrier:
         path = os.path.join(folder, "carrier.git")
         self.git = init_bare(path, repository.object_format, [repository.objects])
         self.git = self.git._replace(
-            work_tree=repository.top, index=os.path.join(folder, "work.index")
+            work_tree=repository.top, index_file=os.path.join(folder, "work.index")
         )
         with open(os.path.join(path, "info-attributes"), "w") as file:
             file.write(RAW_ATTRIBUTES)
         os.makedirs(os.path.join(path, "info"), exist_ok=True)
-        os.replace(
-            os.path.join(path, "info-attributes"), os.path.join(path, "info", "attributes")
-        )
+        os.replace(os.path.join(path, "info-attributes"), os.path.join(path, "info", "attributes"))
         # A killed git leaves these; nothing else of codexctl's works in this folder meanwhile.
         for lock in ("work.index.lock", "view/index.lock"):
             if os.path.lexists(os.path.join(folder, lock)):
@@ -379,9 +377,9 @@ def _others(view: Git, globs: tuple[str, ...]) -> Iterator[bytes]:
 def _write_work(carrier: Carrier, paths: Iterator[bytes]) -> str:
     """Hash these files into the carrier; the id of their tree. What did not change is not read."""
     git = carrier.git
-    assert git.index is not None
+    assert git.index_file is not None
     before: set[bytes] = set()
-    if os.path.exists(git.index):
+    if os.path.exists(git.index_file):
         before = set(git.records("ls-files", "-z"))
 
     def told() -> Iterator[bytes]:
