@@ -27,11 +27,8 @@ def _ask(thread: str, method: str, params: dict[str, Any]) -> tuple[str, dict[st
 @click.argument("thread", shell_complete=complete_thread)
 @click.option("--sandbox", type=click.Choice(SANDBOXES), help="What its commands may touch.")
 @click.option("--approval", type=click.Choice(APPROVALS), help="When it asks a person.")
-@click.option("--model", help="Another model from now on.")
 @json_option
-def resume(
-    thread: str, sandbox: str | None, approval: str | None, model: str | None, as_json: bool
-) -> None:
+def resume(thread: str, sandbox: str | None, approval: str | None, as_json: bool) -> None:
     """Load THREAD again and say what it may do from now on; `send` then goes on with it.
 
     Nothing is inherited: a thread that had full access or asked nobody gets that again only where
@@ -40,7 +37,7 @@ def resume(
     \b
         codexctl thread resume 01a1fdb6 --sandbox read-only
     """
-    params = {"sandbox": sandbox, "approval": approval, "model": model}
+    params = {"sandbox": sandbox, "approval": approval}
     host, answer = _ask(thread, "thread.resume", params)
     if answer.get("notice"):
         notice(str(answer["notice"]))
@@ -52,16 +49,17 @@ def resume(
 @click.command()
 @click.argument("thread", shell_complete=complete_thread)
 @click.option("--name", help="A name for the new one.")
+@click.option("--cwd", metavar="DIR", help="Another folder on the host.")
 @json_option
-def fork(thread: str, name: str | None, as_json: bool) -> None:
+def fork(thread: str, name: str | None, cwd: str | None, as_json: bool) -> None:
     """Begin a new thread on the same host that knows all of what was said in THREAD.
 
-    It works in the same folder. Its id goes to stdout.
+    It works in the same folder, without --cwd. Its id goes to stdout.
 
     \b
         codexctl thread fork 01a1fdb6 --name "the other way"
     """
-    host, answer = _ask(thread, "thread.fork", {"name": name})
+    host, answer = _ask(thread, "thread.fork", {"name": name, "cwd": cwd})
     emit({"host": host, **answer}, as_json, text=str(answer["id"]))
 
 
@@ -86,27 +84,19 @@ def rename(thread: str, name: str, as_json: bool) -> None:
 @click.argument("objective", required=False)
 @click.option("--clear", is_flag=True, help="It has no goal any more.")
 @click.option("--pause", is_flag=True, help="Keep the goal, and do not work towards it now.")
-@click.option("--budget", type=click.IntRange(min=1), metavar="TOKENS", help="Stop after so many.")
 @json_option
-def goal(
-    thread: str,
-    objective: str | None,
-    clear: bool,
-    pause: bool,
-    budget: int | None,
-    as_json: bool,
-) -> None:
+def goal(thread: str, objective: str | None, clear: bool, pause: bool, as_json: bool) -> None:
     """Show what THREAD works towards, or set it: OBJECTIVE. It goes on by itself until then.
 
     \b
         codexctl thread goal 01a1fdb6 "all tests pass on Python 3.11 to 3.14"
         codexctl thread goal 01a1fdb6 --clear
     """
-    if clear and (objective or pause or budget):
+    if clear and (objective or pause):
         raise UsageError("--clear goes alone")
-    params: dict[str, Any] = {"objective": objective, "budget": budget}
+    params: dict[str, Any] = {"objective": objective}
     params |= {"clear": True} if clear else {}
-    params |= {"status": "paused"} if pause else {}
+    params |= {"state": "paused"} if pause else {}
     host, answer = _ask(thread, "thread.goal", params)
     found = answer.get("goal")
     text = f"{found['objective']} ({found['status']})" if found else "no goal"

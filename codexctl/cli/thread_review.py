@@ -160,17 +160,11 @@ def review(
     given = [value is not None for value in (instructions, base, commit)]
     if given.count(True) > 1:
         raise UsageError("one of --base, --commit and INSTRUCTIONS")
-    target: dict[str, Any] = {"type": "uncommittedChanges"}
-    if base is not None:
-        target = {"type": "baseBranch", "branch": base}
-    elif commit is not None:
-        target = {"type": "commit", "sha": commit}
-    elif instructions is not None:
-        target = {"type": "custom", "instructions": instructions}
+    asked = {"base": base, "commit": commit, "instructions": instructions}
     home = Home.from_env()
     with at_thread(home, thread) as (connection, found):
         cursor = last_cursor(connection, str(found["id"]))
-        params = {"thread": found["id"], "target": target}
+        params = {"thread": found["id"], **{k: v for k, v in asked.items() if v is not None}}
         answer = call(connection, "thread.review", params)[0]
         if wait or watched:
             return follow_thread(

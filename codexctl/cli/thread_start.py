@@ -126,25 +126,22 @@ def tell_git_state(host: str, state: dict[str, Any], *, worktree: bool) -> None:
 def git_words(state: dict[str, Any]) -> str:
     """What git says of a folder, in a few words."""
     if not state.get("repository"):
-        return "no git repository"
+        return "a bare git repository" if state.get("bare") else "no git repository"
     head = str(state.get("head") or "")[:9]
-    where = state.get("branch") or "detached"
+    where = state.get("branch") or "no branch"
     words = [f"{where} {head}" if head else f"{where}, no commit yet"]
     words.append(_changed(state) or "clean")
-    if state.get("operation"):
-        words.append(f"in the middle of a {state['operation']}")
+    if state.get("in_progress"):
+        words.append(f"in the middle of a {state['in_progress']}")
     return ", ".join(words)
 
 
 def _changed(state: dict[str, Any]) -> str:
-    parts = []
-    for key, word in (
-        ("staged", "staged"),
-        ("unstaged", "changed"),
-        ("untracked", "untracked"),
-        ("conflicts", "in conflict"),
-    ):
-        count = state.get(key)
-        if isinstance(count, int) and count:
-            parts.append(f"{count} {word}")
-    return ", ".join(parts)
+    """`2 staged, 1 untracked`; empty where nothing is uncommitted."""
+    names = {
+        "staged": "staged",
+        "unstaged": "changed",
+        "untracked": "untracked",
+        "conflicted": "in conflict",
+    }
+    return ", ".join(f"{state[key]} {word}" for key, word in names.items() if state.get(key))
