@@ -50,6 +50,11 @@ class Home:
         return self.join("identity.key")
 
     @property
+    def identity_mlkem(self) -> str:
+        """The seed of the ML-KEM-768 key of the hybrid suite, beside `identity`."""
+        return self.join("identity-mlkem.key")
+
+    @property
     def device_db(self) -> str:
         """Hosts that this home is paired with."""
         return self.join("device.db")

@@ -102,6 +102,13 @@ def open_connection(home: Home, record: HostRecord) -> Connection:
 
     with progress(f"connecting to {record.name}"):
         connection = Connection.open(record, load_identity(home), path_notice)
+    if record.key_sha256 is None and "key_sha256" in connection.hello:
+        # A pairing from before: what the host says in this session is its own word.
+        from codexctl.client.store import HostStore
+        from codexctl.noise.suites import HYBRID
+
+        pinned = bytes.fromhex(connection.hello["key_sha256"])
+        HostStore(home).pin(record.environment_id, HYBRID, pinned)
     if record.token_expires_at - time.time() < RENEW_BEFORE_S:
         _renew(home, connection)
     return connection

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from codexctl.client.handshake import check_key, handshake, open_websocket
+from codexctl.client.handshake import check_key, handshake, open_websocket, suite_of
 from codexctl.client.registry import Relay, connect
 from codexctl.client.store import HostRecord
 from codexctl.client.websocket import WebSocket
@@ -29,7 +29,6 @@ from codexctl.errors import (
     ProtocolError,
 )
 from codexctl.noise.keys import PrivateKey
-from codexctl.noise.suites import SUITES
 from codexctl.session import core
 from codexctl.session.records import PathFault, SessionOver
 from codexctl.wire.handshake import KIND_SESSION
@@ -333,7 +332,7 @@ class Connection:
         relay = Relay(self.record.relay, self.record.pin, self.record.token)
         try:
             answer = connect(
-                relay, self.record.environment_id, SUITES[self.record.suite], self._key.public_bytes
+                relay, self.record.environment_id, suite_of(self.record), self._key.public_bytes
             )
             try:
                 check_key(self.record, answer.host_key)

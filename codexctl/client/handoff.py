@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from codexctl.agent.handoff import core
-from codexctl.errors import CodexctlError, ConnectionFailed, Refused
+from codexctl.errors import CodexctlError, ConnectionFailed
 
 Tell = Callable[[dict[str, Any]], None]
 Moved = Callable[[int, int], None]
@@ -302,8 +302,8 @@ class Handoff:
             seal = self._one(
                 self.source, "handoff.commit", {"id": self.id, "seal": ready["seal"]}
             )  # fmt: skip
-        except Refused as error:
-            if error.code == "changed" or "changed on the source" in error.message:
+        except CodexctlError as error:
+            if error.code == "changed":
                 raise self._undone(thread, error) from error
             raise
         self._tell({"step": f"the thread is {self.target.name}'s"})

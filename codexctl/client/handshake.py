@@ -14,13 +14,17 @@ from codexctl.client.store import HostRecord
 from codexctl.client.websocket import WebSocket
 from codexctl.errors import AuthenticationFailed, ConnectionFailed, ProtocolError, StateError
 from codexctl.noise.handshake import Initiator, prologue
-from codexctl.noise.keys import PrivateKey
-from codexctl.noise.suites import SUITES
+from codexctl.noise.keys import HybridPublic, PrivateKey
+from codexctl.noise.suites import DEFAULT, SUITES, Suite
 from codexctl.session import core
 from codexctl.session.records import PathFault, reset_error
 from codexctl.wire import channel as wire
 from codexctl.wire import relay as frames
-from codexctl.wire.handshake import PROLOGUE_LABEL, PROTOCOL_VERSION
+from codexctl.wire.handshake import KIND_HYBRID, PROLOGUE_LABEL, PROTOCOL_VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from codexctl.noise.hybrid import HybridInitiator
 
 HANDSHAKE_TIMEOUT_S = 10.0
 BUSY_TRIES = 10
@@ -61,15 +65,12 @@ def handshake(
 ) -> tuple[WebSocket, core.Session, dict[str, Any]]:
     """A WebSocket, a session on it and what the host says of itself; all or nothing.
 
-    `record` needs name, environment_id, host_key and suite. `kind` is KIND_SESSION, or KIND_PAIRING
-    with the `psk` and `offer_id` of the offer.
+    `record` needs name, environment_id, host_key, suite and key_sha256. `kind` is KIND_SESSION (in
+    the hybrid suite where that is pinned), or KIND_PAIRING with the `psk` and `offer_id` of the
+    offer. `key_sha256` of what the host says, hexadecimal, is there only if it is that of the key
+    document which the relay shows: then it may be pinned.
     """
-    suite = SUITES.get(record.suite)
-    if suite is None:
-        raise StateError(
-            f"the host {record.name} was paired with the unknown suite {record.suite}",
-            hint="update codexctl, or pair again",
-        )
+    suite = suite_of(record)
     try:
         answer = connect(relay, record.environment_id, suite, key.public_bytes)
     except HostOffline as error:
@@ -80,20 +81,22 @@ def handshake(
         answer.close()
         raise
     stream_id = new_stream_id()
-    initiator = Initiator(
-        suite,
-        key,
-        record.host_key,
-        prologue(PROLOGUE_LABEL, record.environment_id, answer.registration_id, stream_id),
-        pattern="IK" if psk is None else "IKpsk1",
-        psk=psk,
-    )
+    bound = prologue(PROLOGUE_LABEL, record.environment_id, answer.registration_id, stream_id)
+    initiator: Initiator | HybridInitiator
+    if record.key_sha256 is not None and psk is None:
+        kind = KIND_HYBRID
+        initiator = _hybrid(record, key, answer, bound)
+    else:
+        pattern = "IK" if psk is None else "IKpsk1"
+        initiator = Initiator(suite, key, record.host_key, bound, pattern=pattern, psk=psk)
     websocket = open_websocket(relay, answer)
     first = offer_id + initiator.write_first()
     try:
         reply = _until_not_busy(lambda: exchange(websocket, stream_id, kind, first))
         payload, transport = initiator.read_second(reply)
         hello = wire.decode_json(payload)
+        if hello.get("key_sha256") != HybridPublic(record.host_key, answer.mlkem768).sha256.hex():
+            hello.pop("key_sha256", None)
     except BaseException as error:
         websocket.close()
         if isinstance(error, PathFault) and error.reported:
@@ -101,6 +104,32 @@ def handshake(
         raise
     session = core.Session(stream_id, transport, time.monotonic(), is_device=True)
     return websocket, session, hello
+
+
+def suite_of(record: HostRecord) -> Suite:
+    """The suite that a host's key document names; that of a hybrid pairing names the default."""
+    suite = DEFAULT if record.key_sha256 is not None else SUITES.get(record.suite)
+    if suite is None:
+        raise StateError(
+            f"the host {record.name} was paired with the unknown suite {record.suite}",
+            hint="update codexctl, or pair again",
+        )
+    return suite
+
+
+def _hybrid(record: HostRecord, key: PrivateKey, answer: Connect, bound: bytes) -> HybridInitiator:
+    """The hybrid handshake with the pinned key document and no other, or none at all."""
+    from codexctl.noise.hybrid import HybridInitiator, HybridKey
+
+    public = HybridPublic(record.host_key, answer.mlkem768)
+    if public.sha256 != record.key_sha256:
+        answer.close()
+        missing = "no post-quantum key" if not answer.mlkem768 else "another post-quantum key"
+        raise WrongHostKey(
+            f"the relay shows {missing} for {record.name}, where pairing has pinned one",
+            hint="if the host was set up anew, pair again; if not, do not trust this relay",
+        )
+    return HybridInitiator(HybridKey(key, key.kem_seed), public, bound)
 
 
 def open_websocket(relay: Relay, answer: Connect | ExecutorConnect) -> WebSocket:

@@ -25,7 +25,7 @@ from codexctl.errors import (
 from codexctl.noise.code import CodeDevice, CodeNoise, WrongCode
 from codexctl.noise.keys import PrivateKey, parse_key_document
 from codexctl.noise.offer import OfferKeys, derive
-from codexctl.noise.suites import BY_LETTER, DEFAULT, Suite
+from codexctl.noise.suites import BY_LETTER, DEFAULT, HYBRID, Suite
 from codexctl.secret import Secret
 from codexctl.session.records import SessionOver
 from codexctl.wire.handshake import KIND_CODE, KIND_PAIRING
@@ -173,6 +173,9 @@ def _pair(
     with connection:
         answer = request(connection, "pair", {"name": device_name})
     paired = _complete(record, answer)
+    if "key_sha256" in hello:
+        # From now on the whole key document is pinned, and a session without it refused.
+        paired = paired._replace(suite=HYBRID, key_sha256=bytes.fromhex(hello["key_sha256"]))
     store.add(paired)
     return paired
 

@@ -52,6 +52,7 @@ class Connect(NamedTuple):
     registration_id: str
     suite: Suite
     host_key: bytes
+    mlkem768: bytes  # empty where the host has no such key
     sock: Socket | None  # the connection to the relay, if it is still open
 
     def close(self) -> None:
@@ -107,7 +108,7 @@ def _text(value: dict[str, Any], key: str, limit: int = 4096) -> str:
     return text
 
 
-def register(relay: Relay, environment_id: str, suite: Suite, public_key: bytes) -> Registration:
+def register(relay: Relay, environment_id: str, suite: Suite, public: HybridPublic) -> Registration:
     """A host announces itself; it then opens a WebSocket to the URL."""
     answer = call(
         relay,
@@ -115,7 +116,7 @@ def register(relay: Relay, environment_id: str, suite: Suite, public_key: bytes)
         f"/cloud/environment/{environment_id}/register",
         {
             "security_profile": SECURITY_PROFILE,
-            "executor_public_key": key_document(suite, public_key),
+            "executor_public_key": key_document(suite, *public),
         },
     )
     return Registration(
@@ -152,12 +153,18 @@ def _parse_connect(answer: dict[str, Any], sock: Socket | None) -> Connect:
             "this host speaks the official protocol, not codexctl's",
             hint="reach it with the official codex",
         )
-    found, host_key = parse_key_document(answer.get("executor_public_key"))
+    document = answer.get("executor_public_key")
+    found, host_key = parse_key_document(document)
+    try:
+        mlkem768 = parse_hybrid_document(document).mlkem768
+    except ProtocolError:
+        mlkem768 = b""
     return Connect(
         Secret(_text(answer, "url")),
         _text(answer, "executor_registration_id", 256),
         found,
         host_key,
+        mlkem768,
         sock,
     )
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from codexctl.client.thread_view import Block, ThreadView
+from codexctl.client.thread_view import Block, ThreadView, change_lines
 
 
 def markdown(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -76,7 +76,7 @@ def _change(change: Mapping[str, Any]) -> str:
     kind = change.get("kind")
     name = str(kind.get("type")) if isinstance(kind, Mapping) else "update"
     words = {"add": "Added", "delete": "Deleted"}.get(name, "Changed")
-    diff = str(change.get("diff") or "").rstrip("\n")
+    diff = "\n".join(change_lines(change))
     return f"\n{words} `{change.get('path')}`:\n\n{fenced(diff, 'diff')}"
 
 

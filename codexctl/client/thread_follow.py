@@ -114,7 +114,7 @@ class Waiting:
         if not self._live:
             return None
         view = self._view
-        if view.pending or view.status == "waiting":
+        if view.pending:
             return WAITING
         if view.outcome:
             return DONE if view.outcome == "completed" else FAILED

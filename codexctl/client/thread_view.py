@@ -55,6 +55,14 @@ def plain_command(command: str) -> str:
     return words[2] if wrapped else command
 
 
+def change_lines(change: Mapping[str, Any]) -> list[str]:
+    """One file's change, each line with its sign; the item has none where all is new or gone."""
+    kind = _mapping(change.get("kind")).get("type")
+    lines = str(change.get("diff") or "").rstrip("\n").split("\n")
+    sign = {"add": "+", "delete": "-"}.get(str(kind), "")
+    return [sign + line for line in lines]
+
+
 class ThreadView:
     """The state of one thread as far as its events told it."""
 

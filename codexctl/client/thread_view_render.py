@@ -17,7 +17,7 @@ from rich.padding import Padding
 from rich.panel import Panel
 from rich.text import Text
 
-from codexctl.client.thread_view import Block, ThreadView, plain_command
+from codexctl.client.thread_view import Block, ThreadView, change_lines, plain_command
 
 MIN_WIDTH = 20  # columns; narrower terminals wrap by themselves
 OUTPUT_HEAD_LINES = 4  # shown of a long output, unless all of it is asked for
@@ -165,10 +165,7 @@ def _files(block: Block, full: bool) -> RenderableType:
             head.append(f" → {clean(str(moved))}", style="bold")
         if block.state in ("failed", "declined", "interrupted"):
             head.append(f"  {block.state}", style="red")
-        diff = clean(str(change.get("diff") or "")).rstrip("\n").split("\n")
-        if name in ("add", "delete"):
-            sign = "+" if name == "add" else "-"
-            diff = [sign + line for line in diff]
+        diff = clean("\n".join(change_lines(change))).split("\n")
         parts += [head, Padding(diff_text(diff, full=full), (0, 0, 0, 2))]
     return Group(*parts)
 

@@ -33,6 +33,7 @@ from codexctl.host.forward import serve_tcp
 from codexctl.host.link import LinkPath, RelayLink
 from codexctl.host.pairing import PairingDesk
 from codexctl.noise.handshake import HandshakeFailed, Responder, prologue
+from codexctl.noise.hybrid import HybridKey, HybridResponder
 from codexctl.noise.keys import key_id
 from codexctl.noise.suites import DEFAULT, Suite
 from codexctl.noise.transport import Transport
@@ -45,6 +46,7 @@ from codexctl.state.identity import load_identity
 from codexctl.wire import relay as frames
 from codexctl.wire.handshake import (
     KIND_CODE,
+    KIND_HYBRID,
     KIND_PAIRING,
     KIND_SESSION,
     PROLOGUE_LABEL,
@@ -79,6 +81,7 @@ class Daemon:
         self.key = load_identity(home)
         self.environment_id = key_id(self.key.public_bytes)
         self._suite: Suite = DEFAULT
+        self._hybrid = HybridKey(self.key, self.key.kem_seed)
         self._db = db
         self._lock = lock
         self._tell = tell
@@ -93,7 +96,7 @@ class Daemon:
             relay,
             self.environment_id,
             self._suite,
-            self.key,
+            self._hybrid.public,
             on_message=self._message,
             on_uncongested=self._uncongested,
             on_up=lambda path: self.up.set(),
@@ -218,8 +221,8 @@ class Daemon:
             return f"version: this host speaks version {PROTOCOL_VERSION}"
         bound = prologue(PROLOGUE_LABEL, self.environment_id, self.link.registration_id, stream_id)
         kind, rest = payload[1:2], payload[2:]
-        if kind == bytes((KIND_SESSION,)):
-            return self._session_handshake(path, stream_id, bound, rest)
+        if kind in (bytes((KIND_SESSION,)), bytes((KIND_HYBRID,))):
+            return self._session_handshake(path, stream_id, kind[0], bound, rest)
         if kind == bytes((KIND_PAIRING,)):
             return self._pairing_handshake(path, stream_id, bound, rest, now)
         if kind == bytes((KIND_CODE,)):
@@ -240,22 +243,38 @@ class Daemon:
         return True
 
     def _session_handshake(
-        self, path: LinkPath, stream_id: str, bound: bytes, message: bytes
+        self, path: LinkPath, stream_id: str, kind: int, bound: bytes, message: bytes
     ) -> str:
-        responder = Responder(self._suite, self.key, bound)
+        responder: Responder | HybridResponder
+        whole_key = None
         try:
-            first = responder.read_first(message)
+            if kind == KIND_HYBRID:
+                responder = HybridResponder(self._hybrid, bound)
+                remote = responder.read_first(message).remote
+                public_key, whole_key = remote.x25519, remote.sha256
+            else:
+                responder = Responder(self._suite, self.key, bound)
+                public_key = responder.read_first(message).remote_static
         except HandshakeFailed:
             return "protocol: the handshake is not genuine"
-        device = store.device_by_key(self._db, first.remote_static)
-        if device is None or device.revoked_at is not None:
-            reason = "unpaired" if device is None else "revoked"
-            who = key_id(first.remote_static)[:16] if device is None else device.name
-            self.context.audit.append("session", who=who, what=reason, outcome="denied")
-            return reason
-        peer = Peer(device.id, device.name, device.scopes & self.context.policy.scopes)
-        self._begin(path, stream_id, KIND_SESSION, responder, peer, self._serve)
-        return ""
+        device = store.device_by_key(self._db, public_key)
+        if device is None:
+            reason = "unpaired"
+        elif device.revoked_at is not None:
+            reason = "revoked"
+        elif device.key_sha256 not in (None, whole_key):
+            reason = "suite"
+        else:
+            if device.key_sha256 is None and whole_key is not None:
+                # The first session in the hybrid suite: from now on no other is taken.
+                with store.reporting(self.home.host_db):
+                    store.pin_device(self._db, device.id, whole_key)
+            peer = Peer(device.id, device.name, device.scopes & self.context.policy.scopes)
+            self._begin(path, stream_id, kind, responder, peer, self._serve)
+            return ""
+        who = key_id(public_key)[:16] if device is None else device.name
+        self.context.audit.append("session", who=who, what=reason, outcome="denied")
+        return reason
 
     def _pairing_handshake(
         self, path: LinkPath, stream_id: str, bound: bytes, message: bytes, now: float
@@ -283,7 +302,7 @@ class Daemon:
         path: LinkPath,
         stream_id: str,
         kind: int,
-        responder: Responder,
+        responder: Responder | HybridResponder,
         peer: Peer,
         handle: Handler,
     ) -> None:
@@ -293,6 +312,7 @@ class Daemon:
             "version": __version__,
             "boot": self._boot,
             "scopes": sorted(peer.scopes),
+            "key_sha256": self._hybrid.public.sha256.hex(),
         }
         message, transport = responder.write_second(json.dumps(hello).encode())
         self._answer(path, stream_id, kind, message)

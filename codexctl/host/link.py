@@ -27,7 +27,7 @@ from picows import (
 from codexctl.client.registry import Registration, Relay, register
 from codexctl.client.sockets import spki_sha256
 from codexctl.errors import AuthenticationFailed, ConnectionFailed, ProtocolError
-from codexctl.noise.keys import PrivateKey
+from codexctl.noise.keys import HybridPublic
 from codexctl.noise.suites import Suite
 from codexctl.wire.relay import MAX_MESSAGE_BYTES, Buffer
 
@@ -97,7 +97,7 @@ class RelayLink:
         relay: Relay,
         environment_id: str,
         suite: Suite,
-        key: PrivateKey,
+        public: HybridPublic,
         *,
         on_message: Callable[[LinkPath, memoryview], None],
         on_uncongested: Callable[[LinkPath], None],
@@ -110,7 +110,7 @@ class RelayLink:
         self.on_message = on_message
         self.on_uncongested = on_uncongested
         self._suite = suite
-        self._key = key
+        self._public = public
         self._on_up = on_up
         self._on_down = on_down
         self.path: LinkPath | None = None
@@ -124,7 +124,7 @@ class RelayLink:
                     self.relay,
                     self.environment_id,
                     self._suite,
-                    self._key.public_bytes,
+                    self._public,
                 )
                 path, transport = await self._connect(registration)
             except AuthenticationFailed:

@@ -47,6 +47,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         ) STRICT
         """,
     ),
+    ("ALTER TABLE devices ADD COLUMN key_sha256 BLOB",),
 )
 
 
@@ -61,6 +62,7 @@ class Device(NamedTuple):
     last_seen: int | None
     relay_token_id: str | None
     revoked_at: int | None
+    key_sha256: bytes | None  # of its whole key document, once it has used the hybrid suite
 
     @property
     def relay_tokens(self) -> list[str]:
@@ -99,6 +101,7 @@ def _device(row: sqlite3.Row) -> Device:
         last_seen=row["last_seen"],
         relay_token_id=row["relay_token_id"],
         revoked_at=row["revoked_at"],
+        key_sha256=row["key_sha256"],
     )
 
 
@@ -155,7 +158,7 @@ def add_device(
             VALUES (?, ?, ?, ?, ?, ?)
             ON CONFLICT (public_key) DO UPDATE SET
                 name = excluded.name, scopes = excluded.scopes, paired_at = excluded.paired_at,
-                relay_token_id = excluded.relay_token_id, revoked_at = NULL
+                relay_token_id = excluded.relay_token_id, revoked_at = NULL, key_sha256 = NULL
             """,
             (id, free, public_key, scope_text, now_s(), relay_token_id),
         )
@@ -168,6 +171,11 @@ def add_device(
 def touch_device(db: sqlite3.Connection, id: str) -> None:
     """Remember that this device was here now."""
     db.execute("UPDATE devices SET last_seen = ? WHERE id = ?", (now_s(), id))
+
+
+def pin_device(db: sqlite3.Connection, id: str, key_sha256: bytes) -> None:
+    """From now on this device is taken in the hybrid suite and with this key document alone."""
+    db.execute("UPDATE devices SET key_sha256 = ? WHERE id = ?", (key_sha256, id))
 
 
 def add_relay_token(db: sqlite3.Connection, id: str, token_id: str) -> None:

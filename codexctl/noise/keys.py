@@ -31,14 +31,21 @@ class HybridPublic(NamedTuple):
 
 
 class PrivateKey:
-    """An X25519 private key; its repr shows the public half only."""
+    """An X25519 private key; its repr shows the public half only.
 
-    __slots__ = ("private_bytes", "public_bytes")
+    `kem_seed` is that of the ML-KEM-768 key beside it, where there is one: made apart, since who
+    computes the one from its public half must not get the other.
+    """
 
-    def __init__(self, private_bytes: bytes) -> None:
+    __slots__ = ("kem_seed", "private_bytes", "public_bytes")
+
+    def __init__(self, private_bytes: bytes, kem_seed: bytes = b"") -> None:
+        if len(kem_seed) not in (0, KEM_SEED_BYTES):
+            raise ValueError(f"an ML-KEM-768 seed has {KEM_SEED_BYTES} bytes")
         if len(private_bytes) != KEY_BYTES:
             raise ValueError(f"an X25519 private key has {KEY_BYTES} bytes")
         self.private_bytes = private_bytes
+        self.kem_seed = kem_seed
         self.public_bytes: bytes = (
             X25519PrivateKey.from_private_bytes(private_bytes).public_key().public_bytes_raw()
         )
@@ -60,12 +67,18 @@ def key_id(public_bytes: bytes) -> str:
     return base64.b32encode(digest).decode().lower()[:26]
 
 
-def key_document(suite: Suite, public_bytes: bytes) -> dict[str, str]:
-    """The JSON object that names a public key and its suite (PROTOCOL.md section 2)."""
-    return {
+def key_document(suite: Suite, public_bytes: bytes, mlkem768: bytes = b"") -> dict[str, str]:
+    """The JSON object that names a public key and its suite (PROTOCOL.md section 2).
+
+    A codexctl host adds its ML-KEM-768 key, which devices of before do not look at.
+    """
+    document = {
         "suite": suite.name,
         "x25519_public_key": base64.b64encode(public_bytes).decode(),
     }
+    if mlkem768:
+        document["mlkem768_public_key"] = base64.b64encode(mlkem768).decode()
+    return document
 
 
 def hybrid_document(public: HybridPublic) -> dict[str, str]:

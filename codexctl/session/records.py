@@ -63,6 +63,10 @@ _ENDINGS = {
     "version": ("the host speaks another version of the protocol", "update codexctl on both ends"),
     "unpaired": ("the host does not know this device", "pair again: codexctl pair URL"),
     "revoked": ("the host has revoked this device", "pair again: codexctl pair URL"),
+    "suite": (
+        "the host knows this device in the post-quantum suite and takes no other",
+        "pair again: codexctl pair URL",
+    ),
     "stream-taken": ("the relay gave this session's stream to another", "run the command again"),
     "pairing": (
         "the host has no such pairing offer: it was used, has expired, or a guess was wrong",

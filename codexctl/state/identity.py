@@ -1,47 +1,54 @@
-"""The static key of a home: one for its device and its host, in a file of mode 0600."""
+"""The static keys of a home: one identity for its device and its host, in files of mode 0600."""
 
 from __future__ import annotations
 
 import base64
+import os
 
 from codexctl.errors import StateError
-from codexctl.noise.keys import PrivateKey
+from codexctl.noise.keys import KEM_SEED_BYTES, KEY_BYTES, PrivateKey
 from codexctl.paths import Home
 from codexctl.state.files import create_private, read_private
 
-_FILE_HEADER = "codexctl-x25519-v1 "
+_X25519_HEADER = "codexctl-x25519-v1 "
+_MLKEM_HEADER = "codexctl-mlkem768-v1 "
 _FILE_LIMIT_BYTES = 1024
 
 
 def load_identity(home: Home) -> PrivateKey:
-    """The home's key, made on first use. StateError where its file is open to others or damaged."""
+    """The home's keys, made on first use. StateError where a file is open to others or damaged.
+
+    Both are random bytes: an X25519 private key may be any 32, an ML-KEM-768 seed any 64.
+    """
+    private = _load(home, home.identity, _X25519_HEADER, KEY_BYTES)
+    return PrivateKey(private, _load(home, home.identity_mlkem, _MLKEM_HEADER, KEM_SEED_BYTES))
+
+
+def _load(home: Home, path: str, header: str, size: int) -> bytes:
     try:
-        return _parse(
-            read_private(home.identity, what="the identity key", limit=_FILE_LIMIT_BYTES), home
-        )
+        return _read(path, header, size)
     except FileNotFoundError:
         pass
     home.ensure()
-    key = PrivateKey.generate()
-    text = _FILE_HEADER + base64.b64encode(key.private_bytes).decode() + "\n"
+    fresh = os.urandom(size)
     try:
-        create_private(home.identity, text.encode())
+        create_private(path, (header + base64.b64encode(fresh).decode() + "\n").encode())
     except FileExistsError:
         # Another process of this home was first.
-        return _parse(
-            read_private(home.identity, what="the identity key", limit=_FILE_LIMIT_BYTES), home
-        )
-    return key
+        return _read(path, header, size)
+    return fresh
 
 
-def _parse(data: bytes, home: Home) -> PrivateKey:
+def _read(path: str, header: str, size: int) -> bytes:
+    text = read_private(path, what="the identity key", limit=_FILE_LIMIT_BYTES)
     try:
-        text = data.decode("ascii")
-        if not text.startswith(_FILE_HEADER):
-            raise ValueError("header")
-        return PrivateKey(base64.b64decode(text[len(_FILE_HEADER) :].strip(), validate=True))
+        start, content = text.decode("ascii")[: len(header)], text.decode("ascii")[len(header) :]
+        value = base64.b64decode(content.strip(), validate=True)
+        if start != header or len(value) != size:
+            raise ValueError("header or size")
     except ValueError:
         raise StateError(
-            f"the identity key {home.identity} is damaged",
+            f"the identity key {path} is damaged",
             hint="restore it from a backup, or move it away and pair again",
         ) from None
+    return value

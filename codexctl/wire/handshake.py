@@ -6,5 +6,5 @@ PROTOCOL.md section 3.
 from __future__ import annotations
 
 PROTOCOL_VERSION = 1
-KIND_SESSION, KIND_PAIRING, KIND_CODE = 1, 2, 3
+KIND_SESSION, KIND_PAIRING, KIND_CODE, KIND_HYBRID = 1, 2, 3, 4
 PROLOGUE_LABEL = "codexctl-relay-noise/v1"
