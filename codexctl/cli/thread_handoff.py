@@ -90,6 +90,7 @@ def handoff(
             raise Refused(f"{target.name} cannot take it: {'; '.join(obstacles)}")
         with _moving(move, plan.source["thread"]) as moved:
             result = moved.start(plan, interrupt=interrupt, globs=globs, path=path)
+    _remember(home, source, target, result)
     return _told(result, as_json)
 
 
@@ -103,7 +104,20 @@ def _go_on(thread: str, *, undo: bool, interrupt: bool, as_json: bool) -> int:
             if undo:
                 moved.undo(row["thread"])
             result = moved.go_on(row["thread"], interrupt=interrupt)
+    _remember(home, source, target, result)
     return _told(result, as_json)
+
+
+def _remember(home: Home, source: Remote, target: Remote, result: dict[str, Any]) -> None:
+    """Where this device looks for the thread from now on."""
+    from codexctl.client.threads import forget, open_threads, remember
+
+    db = open_threads(home)
+    gone, there = (source, target) if result["moved"] else (target, source)
+    forget(db, gone.id, result["thread"])
+    if there.kind == "host":
+        thread = {"id": result["thread"], "cwd": result.get("folder"), "name": result.get("name")}
+        remember(db, there.id, [thread])
 
 
 def _told(result: dict[str, Any], as_json: bool) -> int:

@@ -107,10 +107,10 @@ def reachable(git: Git, offered: list[str]) -> list[str]:
     there = [line.split()[0].decode() for line in told.splitlines() if line.endswith(b" commit")]
     if not there:
         return []
-    asked = [f"{oid}\n".encode() for oid in there]
+    asked = (f"{oid}\n".encode() for oid in there)
     # What no ref reaches may lack its parents: git would refuse a bundle that builds on it.
-    alone = git.feed([*asked, b"--not\n", b"--all\n"], "rev-list", "--stdin").decode().split()
-    return [oid for oid in there if oid not in set(alone)]
+    alone = set(git.feed(asked, "rev-list", "--stdin", "--not", "--all").decode().split())
+    return [oid for oid in there if oid not in alone]
 
 
 def unpack(folder: str, place: str, snapshot: Snapshot, bundle: str, haves: list[str]) -> Git:
