@@ -85,14 +85,15 @@ DESTROY = """
 set -eu
 umask 077
 file=$HOME/.ssh/authorized_keys
+folder=$HOME/.codexctl-workspaces
 if [ -f "$file" ] && grep -q " codexctl-$ID\\$" "$file"; then
   # Written through, so that mode, owner and a symlink stay what they are.
-  rest=$(mktemp)
+  mkdir -p "$folder"
+  rest=$folder/$ID.rest
   grep -v " codexctl-$ID\\$" "$file" >"$rest" || true
   cat "$rest" >"$file"
   rm -f "$rest"
 fi
-folder=$HOME/.codexctl-workspaces
 rm -f "$folder/$ID" "$folder/$ID.new"
 if rmdir "$folder" 2>/dev/null; then
   uninstall=$HOME/.local/share/codexctl/uninstall
@@ -231,11 +232,13 @@ class SshAccount(Account):
 
         lead = "".join(f"{name}={quote(value)}\n" for name, value in values.items())
         terminal = sys.stdin.isatty()
+        # A program that asks for passwords (SSH_ASKPASS) does in place of a terminal.
+        asks = terminal or bool(os.environ.get("SSH_ASKPASS"))
         command = [
             *("ssh", *_config(), "-T", "-o", "ControlMaster=auto"),
             *("-o", f"ControlPath={self._folder}/%C", "-o", f"ControlPersist={SHARE_S}"),
             *("-o", f"StrictHostKeyChecking={'ask' if terminal else 'yes'}"),
-            *("-o", f"BatchMode={'no' if terminal else 'yes'}", "-o", "ConnectTimeout=15"),
+            *("-o", f"BatchMode={'no' if asks else 'yes'}", "-o", "ConnectTimeout=15"),
             *("--", destination, "exec sh -s"),
         ]
         try:
@@ -244,7 +247,8 @@ class SshAccount(Account):
                 input=f"{lead}echo {BEGIN}\n{script}".encode(),
                 check=False,
                 capture_output=True,
-                timeout=PASSWORD_TIMEOUT_S if terminal else CALL_TIMEOUT_S,
+                timeout=PASSWORD_TIMEOUT_S if asks else CALL_TIMEOUT_S,
+                env=os.environ if terminal else {"SSH_ASKPASS_REQUIRE": "force"} | os.environ,
             )
         except subprocess.TimeoutExpired as error:
             raise errors.OutcomeUnknown(f"ssh to {destination} did not end in time") from error

@@ -3,7 +3,8 @@
 It has its own /etc/ssh, /etc/passwd, /home, /run, /var/lib and /usr/local/bin; the rest is this
 system, read-only as far as tests go. What cloud-init would do with codexctl's user data is done by
 `apply` below (the keys of the modules that codexctl uses) before and after sshd is up, with its
-result file at the end. The user has uid 0, since there is no sudo here. Needs root and bwrap.
+result file at the end. A user has uid 0, since there is no sudo here, unless `uid` says otherwise.
+Needs root and bwrap.
 """
 
 from __future__ import annotations
@@ -70,22 +71,29 @@ def boot(
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "bin" / "codex").write_text(CODEX)
     (folder / "bin" / "codex").chmod(0o755)
-    apply(folder, {} if ignore else yaml.safe_load(user_data))
+    value = {} if ignore else yaml.safe_load(user_data)
+    apply(folder, value)
+    # A folder that an ordinary user of the machine could not reach by its own path.
+    shown = [user["libraries"] for user in value.get("users", []) if "libraries" in user]
+    libraries = ["--ro-bind", shown[0], "/home/libraries"] if shown else []
+    passwords = "yes" if any(user.get("passwd") for user in value.get("users", [])) else "no"
     (folder / "ssh" / "sshd_config").write_text(
         f"ListenAddress {address}\nPort {port}\nHostKey /etc/ssh/ssh_host_ed25519_key\n"
-        "PidFile /run/sshd.pid\nPermitRootLogin yes\nPasswordAuthentication no\nStrictModes no\n"
+        f"PidFile /run/sshd.pid\nPermitRootLogin yes\nPasswordAuthentication {passwords}\n"
+        "KbdInteractiveAuthentication no\nStrictModes no\nMaxAuthTries 3\n"
         "UsePAM no\nSubsystem sftp internal-sftp\nMaxStartups 100\n"
     )
     with open(folder / "machine.log", "ab") as log:
         process = subprocess.Popen(
             [
-                *("bwrap", "--dev-bind", "/", "/", "--tmpfs", "/tmp"),
+                *("bwrap", "--dev-bind", "/", "/", "--perms", "1777", "--tmpfs", "/tmp"),
                 *("--bind", str(folder / "ssh"), "/etc/ssh"),
                 *("--bind", str(folder / "home"), "/home"),
                 *("--bind", str(folder / "run"), "/run"),
                 *("--bind", str(folder / "var"), "/var/lib"),
                 *("--bind", str(folder / "bin"), "/usr/local/bin"),
                 *("--bind", str(folder / "passwd"), "/etc/passwd"),
+                *libraries,
                 # The tests' own environment, where that lies below /tmp.
                 *(("--ro-bind", sys.prefix, sys.prefix) if sys.prefix.startswith("/tmp/") else ()),
                 *("--unshare-pid", "--proc", "/proc", "--setenv", "BOOT_DELAY", str(delay_s)),
@@ -119,7 +127,12 @@ def apply(folder: Path, value: dict[str, Any]) -> None:
         (home / ".ssh").mkdir(parents=True, exist_ok=True)
         authorized = "\n".join(user["ssh_authorized_keys"]) + "\n"
         (home / ".ssh" / "authorized_keys").write_text(authorized)
-        lines.append(f"{user['name']}:*:0:0::/home/{user['name']}:{user['shell']}")
+        uid = user.get("uid", 0)
+        if uid:
+            for path in (home, *home.rglob("*")):
+                os.lchown(path, uid, uid)
+        entry = f"{user['name']}:{user.get('passwd', '*')}:{uid}:{uid}"
+        lines.append(f"{entry}::/home/{user['name']}:{user['shell']}")
     (folder / "passwd").write_text("\n".join(lines) + "\n")
     for file in value.get("write_files", []):
         if not file["path"].startswith("/var/lib/"):

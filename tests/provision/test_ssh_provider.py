@@ -26,15 +26,16 @@ MINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPeIkp6PtKTP7MMWhZ8CEKnLtBRWt7RV7rb2
 class Devbox:
     """A machine that exists: its folder, and an ssh config with an alias for it."""
 
-    def __init__(self, folder: Path, shell: str = "/bin/bash") -> None:
+    def __init__(self, folder: Path, shell: str = "/bin/bash", **user: Any) -> None:
         self.folder = folder / "devbox"
-        self.folder.mkdir()
+        self.folder.mkdir(parents=True)
         key = folder / "mykey"
         subprocess.run(["ssh-keygen", "-qt", "ed25519", "-N", "", "-f", key], check=True)
         public = key.with_suffix(".pub").read_text().strip()
-        user = {"name": "me", "shell": shell, "ssh_authorized_keys": [public]}
+        user = {"name": "me", "shell": shell, "ssh_authorized_keys": [public], **user}
         port, self.pid = machine.boot(self.folder, yaml.safe_dump({"users": [user]}))
         self.home = self.folder / "home" / "me"
+        self.key, self.port = key, port
         self.known_hosts = folder / "known_hosts"
         host_key = (self.folder / "ssh" / "ssh_host_ed25519_key.pub").read_text()
         self.known_hosts.write_text(f"[127.0.0.1]:{port} {host_key}")
