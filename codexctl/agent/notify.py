@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 SETTLE_S = 3.0
@@ -105,9 +105,11 @@ class _Outlet:
         notice = merged(self.sending)
         return Send(self.target.name, notice, tuple(each.id for each in self.sending))
 
-    def failed(self, now: float, *, for_good: bool) -> None:
-        """What was being sent waits again; it is given up after TRIES, or at once."""
-        back, self.sending = self.sending, []
+    def failed(self, now: float, needed: Callable[[Notice], bool], *, for_good: bool) -> None:
+        """What was being sent and is needed still waits again; given up after TRIES, or at once."""
+        waiting = {notice.id for notice in self.waiting}
+        back = [n for n in self.sending if needed(n) and n.id not in waiting]
+        self.sending = []
         self.failures += 1
         if for_good or self.failures >= TRIES:
             self.failures = 0
@@ -197,7 +199,7 @@ class Notifier:
         """A send failed; `for_good` where trying again cannot help (it was refused)."""
         outlet = self._outlets.get(target)
         if outlet is not None:
-            outlet.failed(now, for_good=for_good)
+            outlet.failed(now, self._needed, for_good=for_good)
         return self._next(now)
 
     @property
@@ -224,6 +226,10 @@ class Notifier:
         if target.always or not watchers:
             return True
         return target.device is not None and target.device not in watchers
+
+    def _needed(self, notice: Notice) -> bool:
+        """An approval may have ended while it was on its way."""
+        return notice.kind != "waiting" or notice.id in self._open
 
     def _put(self, outlet: _Outlet, notice: Notice) -> None:
         self._told[outlet.target.name, notice.id] = None

@@ -12,7 +12,6 @@ import platform
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from codexctl import __version__
@@ -36,18 +35,13 @@ class NotSent(CodexctlError):
         self.for_good = for_good
 
 
-def send(
-    target: TargetRecord, notice: Notice, host: str, variables: Mapping[str, str] | None = None
-) -> None:
-    """Deliver, in at most some HTTP_S or COMMAND_S. NotSent says why not.
-
-    `variables` is the environment of a command, the login environment of the host's owner.
-    """
+def send(target: TargetRecord, notice: Notice, host: str) -> None:
+    """Deliver, in at most some HTTP_S or COMMAND_S. NotSent says why not."""
     if target.kind in ("ntfy", "webhook"):
         _post(post_for(target, notice, host))
     else:
         argv = argv_for(target, notice, platform.system())
-        _run(argv, json.dumps(as_json(notice, host)).encode(), variables)
+        _run(argv, json.dumps(as_json(notice, host)).encode())
 
 
 def _post(post: Post) -> None:
@@ -75,7 +69,7 @@ def _post(post: Post) -> None:
         )
 
 
-def _run(argv: list[str], data: bytes, variables: Mapping[str, str] | None) -> None:
+def _run(argv: list[str], data: bytes) -> None:
     # A file takes what it says: a pipe would be held open by what it leaves behind.
     with tempfile.TemporaryFile() as said:
         try:
@@ -84,7 +78,6 @@ def _run(argv: list[str], data: bytes, variables: Mapping[str, str] | None) -> N
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=said,
-                env=dict(variables) if variables is not None else None,
                 start_new_session=True,
             )
         except OSError as error:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from codexctl.agent.notify import BODY_CHARS, TITLE_CHARS, Notice, Notifier, Send
@@ -39,17 +39,10 @@ _log = logging.getLogger(__name__)
 class Notifications:
     """One host's notices. All methods are called on the event loop; `run` lasts until cancelled."""
 
-    def __init__(
-        self,
-        home: Home,
-        host: str,
-        relay: str,
-        environment: Callable[[], Mapping[str, str] | None] = lambda: None,
-    ) -> None:
-        """`relay` is the address that devices know; `environment` gives that of commands."""
+    def __init__(self, home: Home, host: str, relay: str) -> None:
+        """`relay` is the address that devices know."""
         self._host = host
         self._relay = relay.rstrip("/")
-        self._environment = environment
         self._db = open_targets(home)
         self._targets: dict[str, TargetRecord] = {}
         self._notifier = Notifier((), told(self._db))
@@ -57,10 +50,14 @@ class Notifications:
         self._orders: list[Send] = []
         self._wake = asyncio.Event()
         self._closed = False
-        self.reload()
+        self._read_targets()
 
-    def reload(self) -> None:
-        """Read the targets again: they were changed by `codexctl notify`."""
+    async def reload(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The control method: the targets were changed by `codexctl notify`."""
+        self._read_targets()
+        return {}
+
+    def _read_targets(self) -> None:
         self._targets = {target.name: target for target in all_targets(self._db)}
         rules = [target.rule for target in self._targets.values()]
         self._give(self._notifier.set_targets(rules, _now()))
@@ -143,12 +140,11 @@ class Notifications:
         if target is None:
             self._give(self._notifier.failed(order.target, _now(), for_good=True))
             return
-        variables = self._environment()
 
         def work() -> None:
             failure: NotSent | None = None
             try:
-                send(target, order.notice, self._host, variables)
+                send(target, order.notice, self._host)
             except NotSent as error:
                 failure = error
             try:

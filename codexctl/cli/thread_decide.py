@@ -190,6 +190,12 @@ def _by_thread(home: Home, target: str) -> list[tuple[HostRecord, dict[str, Any]
     with at_host(home, place.record) as connection:
         thread = host_thread(home, connection, place.thread)
         listed = call(connection, "approval.list", {"thread": thread["id"]})
+        if not listed:
+            ended = call(
+                connection, "approval.list", {"thread": thread["id"], "state": "all", "limit": 1}
+            )
+            if ended:
+                raise _over(ended[0])
     return [(place.record, approval) for approval in listed]
 
 

@@ -14,30 +14,38 @@ if TYPE_CHECKING:
     from codexctl.client.outbox import Message
 
 
-def deliver_waiting(home: Home, connection: Connection, *, wait: bool = False) -> list[Message]:
-    """Send what waits for this host, in order; those that ended, which stderr is told of.
+def deliver_waiting(
+    home: Home, connection: Connection, *, wait: bool = False, own: int | None = None
+) -> None:
+    """Send what waits for this host, in order; stderr is told what became of it.
 
     Without `wait` nothing is done where another process delivers now. A lost connection is raised;
-    an agent that does not run leaves all as it is.
+    an agent that does not run leaves all as it is. `own` is the message that the caller was given
+    just now: it is not spoken of, and when it is refused it is forgotten and the refusal raised.
     """
     from codexctl.client.agent import call
-    from codexctl.client.outbox import deliver, delivering, waiting_count
+    from codexctl.client.outbox import deliver, delivering, drop, waiting_count
     from codexctl.client.threads import THREADS_DB, open_threads
 
     if not os.path.exists(home.join(THREADS_DB)):
-        return []
+        return
     db = open_threads(home)
     host = connection.record.environment_id
     if not waiting_count(db, host):
-        return []
+        return
+    refusals: dict[int, CodexctlError] = {}
 
     def send(message: Message) -> None:
         params = {"thread": message.thread, "key": message.key}
-        call(connection, "thread.send", params, input=message.text.encode())
+        try:
+            call(connection, "thread.send", params, input=message.text.encode())
+        except CodexctlError as error:
+            refusals[message.number] = error
+            raise
 
     with delivering(home, wait=wait) as mine:
         if not mine:
-            return []
+            return
         try:
             ended = deliver(db, host, send)
         except CodexctlError as error:
@@ -45,10 +53,13 @@ def deliver_waiting(home: Home, connection: Connection, *, wait: bool = False) -
 
             if error.code not in PASSING or wait:
                 raise
-            return []
+            return
     for message in ended:
-        tell(message, connection.record.name)
-    return ended
+        if message.number != own:
+            tell(message, connection.record.name)
+        elif message.state == "refused":
+            drop(db, message.number)
+            raise refusals.get(message.number) or CodexctlError(message.error)
 
 
 def tell(message: Message, host: str) -> None:

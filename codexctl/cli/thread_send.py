@@ -82,10 +82,7 @@ def _deliver(
     with open_connection(home, record) as connection:
         found = host_thread(home, connection, message.thread)
         cursor = last_cursor(connection, str(found["id"])) if wait else 0
-        ended = deliver_waiting(home, connection, wait=True)
-        own = next((m for m in ended if m.number == message.number), None)
-        if own is not None and own.state == "refused":
-            raise CodexctlError(own.error, hint=f"codexctl thread outbox --retry {own.number}")
+        deliver_waiting(home, connection, wait=True, own=message.number)
         if wait:
             return follow_thread(
                 home, connection, found, cursor, wait=True, turn_expected=True, as_json=as_json

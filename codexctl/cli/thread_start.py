@@ -116,11 +116,11 @@ def tell_git_state(host: str, state: dict[str, Any], *, worktree: bool) -> None:
     changed = _changed(state)
     if changed and not worktree:
         notice(
-            f"warning: {changed} uncommitted there, and the thread works on top of that; "
-            "--worktree keeps it apart"
+            f"warning: not all is committed there ({changed}), and the thread works on top of "
+            "that; --worktree keeps it apart"
         )
     elif changed:
-        notice(f"{changed} uncommitted there; the worktree begins at the last commit, without that")
+        notice(f"the worktree begins at the last commit, without what is not committed ({changed})")
 
 
 def git_words(state: dict[str, Any]) -> str:

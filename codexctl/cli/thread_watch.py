@@ -107,6 +107,11 @@ def follow_thread(
     view.status = str(thread.get("status") or "unknown")
     if turn_expected:
         view.status = "active"
+    if wait and cursor != 0 and thread.get("status") == "waiting":
+        from codexctl.client.agent import call
+
+        found = call(connection, "approval.list", {"thread": thread["id"]})
+        view.pending = {str(approval["id"]): approval for approval in found}
     waiting = Waiting(view, turn_expected=turn_expected)
     if not as_json:
         warn_of_bypass(thread)

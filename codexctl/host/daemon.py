@@ -20,6 +20,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from codexctl import __version__
+from codexctl.agent.notify_feed import NotifyFeed
+from codexctl.agent.notify_service import Notifications
 from codexctl.agent.service import serve_agent
 from codexctl.client.registry import Relay
 from codexctl.errors import AuthenticationFailed, CodexctlError, Refused, StateError
@@ -84,6 +86,7 @@ class Daemon:
         self._hybrid = HybridKey(self.key, self.key.kem_seed)
         self._db = db
         self._lock = lock
+        self._shown_relay = shown_relay
         self._tell = tell
         self._boot = secrets.token_hex(8)
         self._sessions: dict[bytes, ServedSession] = {}
@@ -138,7 +141,10 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until cancelled, or until the relay no longer takes this host's token."""
+        notifications = Notifications(self.home, self.context.name, self._shown_relay)
+        feed = NotifyFeed(self.context.agent, notifications, self._reachable)
         methods: dict[str, control.Method] = {
+            "notify.reload": notifications.reload,
             "status": self._status,
             "pairing.create": self.pairing.create,
             "pairing.withdraw": self.pairing.withdraw,
@@ -155,6 +161,7 @@ class Daemon:
                 tasks.create_task(self.link.run())
                 tasks.create_task(self.context.warm())
                 tasks.create_task(self.context.agent.run())
+                tasks.create_task(feed.run())
         finally:
             for session in self._sessions.values():
                 session.end(CodexctlError("the host is stopping"))
@@ -166,6 +173,10 @@ class Daemon:
             await self.context.aclose()
             self._db.close()
             os.close(self._lock)
+
+    def _reachable(self, device: str) -> bool:
+        """Whether a device has a path to this host now."""
+        return any(s.has_path and s.peer.device_id == device for s in self._sessions.values())
 
     async def _warm(self) -> None:
         """Find out now what the first command would wait for; a failure is told to that one."""
