@@ -29,6 +29,7 @@ class Machine:
     def __init__(self, folder: Path, **environment: str) -> None:
         self.home = folder / "home"
         self.cwd = folder / "work"
+        self.prefix: list[str] = []  # what stands before `codexctl` on the command line
         self.cwd.mkdir(parents=True, exist_ok=True)
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("CODEXCTL_")},
@@ -45,7 +46,7 @@ class Machine:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run to the end; AssertionError where the status is not `check` (None: any)."""
         done = subprocess.run(
-            [sys.executable, "-m", "codexctl", *arguments],
+            [*self.prefix, sys.executable, "-m", "codexctl", *arguments],
             input=input,
             capture_output=True,
             cwd=self.cwd,
@@ -73,7 +74,7 @@ class Running:
 
     def __init__(self, machine: Machine, arguments: tuple[str, ...], stdin: int) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "codexctl", *arguments],
+            [*machine.prefix, sys.executable, "-m", "codexctl", *arguments],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
