@@ -44,14 +44,17 @@ def send(
         git diff | codexctl thread send box:fix - --wait
     """
     from codexctl.client.outbox import put
-    from codexctl.client.threads import open_threads
+    from codexctl.client.threads import matching, open_threads, remembered
 
     text = read_prompt(words, files)
     home = Home.from_env()
     place = locate(home, thread)
     db = open_threads(home)
     # Written down before the host is asked for anything: what follows may fail at any point.
-    message = put(db, place.record.environment_id, place.thread, text)
+    host = place.record.environment_id
+    on_host = matching([t for t in remembered(db) if t.host == host], place.thread)
+    name = on_host[0].id if len(on_host) == 1 else place.thread
+    message = put(db, host, name, text)
     try:
         return _deliver(home, db, place.record, message, wait=wait, as_json=as_json)
     except CodexctlError as error:
@@ -78,9 +81,11 @@ def _deliver(
     from codexctl.cli.target import open_connection
     from codexctl.cli.thread_deliver import deliver_waiting
     from codexctl.cli.thread_watch import follow_thread, last_cursor
+    from codexctl.client.outbox import address
 
     with open_connection(home, record) as connection:
         found = host_thread(home, connection, message.thread)
+        address(db, message.number, str(found["id"]))
         cursor = last_cursor(connection, str(found["id"])) if wait else 0
         deliver_waiting(home, connection, wait=True, own=message.number)
         if wait:

@@ -80,6 +80,11 @@ def get(db: sqlite3.Connection, number: int) -> Message:
     return Message(*row)
 
 
+def address(db: sqlite3.Connection, number: int, thread: str) -> None:
+    """Say which thread a message is for by its id, since names change while it waits."""
+    db.execute("UPDATE messages SET thread = ? WHERE number = ?", (thread, number))
+
+
 def waiting_count(db: sqlite3.Connection, host: str | None = None) -> int:
     """How many wait, for one host or for all."""
     query = "SELECT count(*) FROM messages WHERE state = 'waiting' AND ?1 IN ('', host)"

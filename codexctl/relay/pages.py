@@ -5,11 +5,10 @@ from __future__ import annotations
 from codexctl.relay.address import is_loopback
 from codexctl.relay.calls import Request
 
-PAIR_PAGE = b"""<!doctype html>
+_HEAD = b"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Pair with a codexctl host</title>
 <style>
 body { font: 1.1rem/1.5 system-ui, sans-serif; max-width: 34rem; margin: 3rem auto; padding: 0 1rem;
        color: #1c1c1c; background: #fff }
@@ -17,6 +16,11 @@ code { background: #eee; padding: .1em .3em; overflow-wrap: anywhere }
 @media (prefers-color-scheme: dark) { body { color: #eee; background: #161616 }
        code { background: #333 } }
 </style>
+"""
+
+PAIR_PAGE = (
+    _HEAD
+    + b"""<title>Pair with a codexctl host</title>
 <h1>This is a pairing link</h1>
 <p>It lets one machine control a codexctl host, once, for a few minutes.
 On the machine that is to control the host, run</p>
@@ -25,6 +29,21 @@ On the machine that is to control the host, run</p>
 it to this relay, and you should not send it to anybody.</p>
 </html>
 """
+)
+
+THREAD_PAGE = (
+    _HEAD
+    + b"""<title>A codexctl thread</title>
+<h1>This is the link of a thread</h1>
+<p>On a machine that is paired with its host, run</p>
+<p><code>codexctl thread watch 'THE WHOLE ADDRESS OF THIS PAGE'</code></p>
+<p>What stands behind the <code>#</code> names the host and the thread. It is no secret: only a
+paired device can do anything with it. Your browser has not sent it to this relay.</p>
+</html>
+"""
+)
+
+PAGES = {"/pair": PAIR_PAGE, "/thread": THREAD_PAGE}
 
 _HELP = {
     "codexctl_relay_hosts": ("gauge", "Environments whose host is connected"),

@@ -50,7 +50,7 @@ from codexctl.relay.front import Front, picows_log
 from codexctl.relay.limits import HEAD_TIMEOUT_S, SILENT_SWEEPS, SWEEP_S, Limits
 from codexctl.relay.link import Link
 from codexctl.relay.log import DefectHandler, EventLog, NoLog
-from codexctl.relay.pages import PAIR_PAGE, is_local, metrics
+from codexctl.relay.pages import PAGES, is_local, metrics
 from codexctl.relay.registry import Registry, Ticket
 from codexctl.relay.store import Store
 from codexctl.wire import relay as wire
@@ -282,8 +282,8 @@ class RelayServer:
         if request.method != "GET":
             return None
         path = request.path.split("?", 1)[0]
-        if path == "/pair":
-            return 200, "text/html; charset=utf-8", PAIR_PAGE
+        if path in PAGES:
+            return 200, "text/html; charset=utf-8", PAGES[path]
         if path != "/metrics":
             return None
         if not self._may_measure(request, peer):

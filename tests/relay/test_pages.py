@@ -13,17 +13,22 @@ from codexctl.relay.log import EventLog
 from tests.relay.ends import data, frame, new_stream, run, serving
 
 
-def test_a_pairing_url_opened_in_a_browser_says_what_to_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "command"), [("/pair", b"codexctl pair"), ("/thread", b"codexctl thread watch")]
+)
+def test_a_link_opened_in_a_browser_says_what_to_run(
+    tmp_path: Path, path: str, command: bytes
+) -> None:
     async def test() -> None:
         async with serving(tmp_path) as ends:
-            answer = await ends.call("GET", "/pair?x=1", token=None)
+            answer = await ends.call("GET", f"{path}?x=1", token=None)
             assert answer.status == 200
-            assert b"codexctl pair" in answer.body
+            assert command in answer.body
             assert b"<script" not in answer.body
             assert "default-src 'none'" in answer.headers["content-security-policy"]
             assert answer.headers["referrer-policy"] == "no-referrer"
             assert answer.headers["cache-control"] == "no-store"
-            assert (await ends.call("POST", "/pair", {}, token=None)).status == 404
+            assert (await ends.call("POST", path, {}, token=None)).status == 404
 
     run(test)
 
