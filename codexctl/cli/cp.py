@@ -9,7 +9,14 @@ import click
 
 from codexctl.cli.complete import complete_host_path
 from codexctl.cli.output import emit, json_option, notice, progress, size_text
-from codexctl.cli.target import SSH_PREFIX, find_host, find_ssh, open_connection
+from codexctl.cli.target import (
+    SSH_PREFIX,
+    find_host,
+    find_ssh,
+    is_official,
+    open_connection,
+    path_notice,
+)
 from codexctl.errors import UsageError
 from codexctl.paths import Home
 
@@ -125,6 +132,17 @@ def _transfer(host: str, paths: list[str], target: str, up: bool, sandbox: bool)
         with progress(label, total=total) as step:
             over_ssh = sftp.upload if up else sftp.download
             return over_ssh(ssh, paths, target, step=step)
+    if is_official(record):
+        if not sandbox:
+            raise UsageError(f"{host} is an official executor, where codexctl has no sandbox")
+        from codexctl.client.executor.connection import ExecutorConnection
+        from codexctl.client.executor.download import download
+        from codexctl.client.executor.upload import upload
+
+        official = ExecutorConnection.open(record, path_notice)
+        with official, progress(label, total=total) as step:
+            over_rpc = upload if up else download
+            return over_rpc(official, paths, target, step=step)
     from codexctl.client import copy
 
     with open_connection(home, record) as connection, progress(label, total=total) as step:

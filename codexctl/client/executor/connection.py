@@ -12,6 +12,7 @@ they have missed. An executor that was started anew has ended them, and that is 
 from __future__ import annotations
 
 import os
+import posixpath
 import select
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from codexctl.client.connection import BACKOFF_FIRST_S, BACKOFF_MOST_S, ChannelHandler
+from codexctl.client.executor.environment import Environment, parse_environment
 from codexctl.client.executor.handshake import Way, open_way
 from codexctl.client.executor.process import ProcessChannel
 from codexctl.client.executor.stream import StreamReset
@@ -56,15 +58,10 @@ class _Request(NamedTuple):
     done: Done
 
 
-class Environment(NamedTuple):
-    """What the executor says of itself. `cwd` and `home` are paths there; texts may be empty."""
+class NoSuchFile(CodexctlError):
+    """A path that is not there."""
 
-    version: str
-    shell: str
-    cwd: str
-    home: str
-    os: str
-    urls: bool  # whether paths travel as file:// URLs
+    code = "no-such-file"
 
 
 class ExecutorLost(ConnectionFailed):
@@ -155,6 +152,12 @@ class ExecutorConnection:
         from urllib.parse import quote
 
         return "file://" + quote(path)
+
+    def absolute(self, path: str) -> str:
+        """A path there: below the executor's folder where it is relative, `~/` a person's home."""
+        if path == "~" or path.startswith("~/"):
+            path = (self.environment.home or "/") + path[1:]
+        return posixpath.normpath(posixpath.join(self.environment.cwd, path))
 
     def channel(self, kind: str, params: dict[str, Any], handler: ChannelHandler) -> ProcessChannel:
         """A process, as `Connection.channel` opens one; kinds are exec and pty."""
@@ -319,7 +322,7 @@ class ExecutorConnection:
         if method == "process/start" and "os error 2" in text:
             return NotFoundOnHost("the executor has no such command or folder")
         if code == _NOT_FOUND:
-            return CodexctlError(text.partition(" (os error")[0].lower())
+            return NoSuchFile(text.partition(" (os error")[0].lower())
         if code in (_INVALID_PARAMS, -32601):
             return ProtocolError(
                 f"the executor, codex {version}, does not take {method} as codexctl sends it: "
@@ -349,7 +352,7 @@ class ExecutorConnection:
         self._session_id = str(answer.get("sessionId") or "")
         way.stream.send({"method": "initialized", "params": {}})
         if not resume:
-            self.environment = _environment(answer.get("environmentInfo"))
+            self.environment = parse_environment(answer.get("environmentInfo"))
 
     def _first_answer(self, way: Way, params: dict[str, Any]) -> dict[str, Any]:
         """The answer to initialize, before anything else is asked."""
@@ -432,27 +435,3 @@ class ExecutorConnection:
 
 class _PathLost(ConnectionFailed):
     code = "path"
-
-
-def _environment(info: object) -> Environment:
-    """The `environmentInfo` of an answer; what is missing there is left empty."""
-    value: dict[str, Any] = info if isinstance(info, dict) else {}
-    shell = value.get("shell")
-    cwd = str(value.get("cwd") or "file:///")
-    return Environment(
-        version=str(value.get("executorVersion") or "")[:64],
-        shell=str(shell.get("path") or "") if isinstance(shell, dict) else "",
-        cwd=_local(cwd),
-        home=_local(str(value.get("userHomeDir") or "")),
-        os=str(value.get("platformOs") or "")[:64],
-        urls=cwd.startswith("file:"),
-    )
-
-
-def _local(place: str) -> str:
-    """The path that a file:// URL or a plain path names."""
-    if not place.startswith("file://"):
-        return place
-    from urllib.parse import unquote
-
-    return unquote(place.removeprefix("file://"))

@@ -8,7 +8,6 @@ remains: the only signals are interrupt and terminate, and nothing outlives the 
 from __future__ import annotations
 
 import os
-import posixpath
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
@@ -177,11 +176,7 @@ class ProcessChannel:
         }
 
     def _folder(self) -> str:
-        environment = self._connection.environment
-        wanted = str(self._params.get("cwd") or "")
-        if wanted == "~" or wanted.startswith("~/"):
-            wanted = (environment.home or "/") + wanted[1:]
-        return posixpath.normpath(posixpath.join(environment.cwd, wanted))
+        return self._connection.absolute(str(self._params.get("cwd") or ""))
 
     def _answered(self, result: dict[str, Any] | None, error: CodexctlError | None) -> None:
         if error is not None and not (self._started or "already exists" in str(error)):
