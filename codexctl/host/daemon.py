@@ -26,6 +26,7 @@ from codexctl.agent.service import serve_agent
 from codexctl.client.registry import Relay
 from codexctl.errors import AuthenticationFailed, CodexctlError, Refused, StateError
 from codexctl.host import control, store
+from codexctl.host.app_server import serve_app_server
 from codexctl.host.context import HostContext
 from codexctl.host.exec_handler import HANDLERS
 from codexctl.host.exec_handler import control as answer_control
@@ -368,6 +369,8 @@ class Daemon:
             await serve_tcp(channel, self.context)
         elif kind == "agent":
             await serve_agent(channel, self.context)
+        elif kind == "app-server":
+            await serve_app_server(channel, self.context)
         elif kind == "exec-server":
             await serve_exec_server(channel, self.context)
         else:

@@ -44,9 +44,16 @@ async def serve_tcp(channel: HostChannel, context: HostContext) -> None:
         reason = getattr(error, "strerror", None) or "no answer"
         raise ConnectionFailed(f"the host cannot connect to {where}: {reason}") from error
     context.record("forward", channel.peer, where, "connected")
+    sock: socket.socket = writer.get_extra_info("socket")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    await carry(channel, reader, writer)
+
+
+async def carry(
+    channel: HostChannel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Accept, and move bytes of stream 0 both ways until either side ends; the writer is closed."""
     try:
-        sock: socket.socket = writer.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await channel.accept({})
         async with asyncio.TaskGroup() as tasks:
             inward = tasks.create_task(_from_device(channel, writer))
