@@ -1,7 +1,7 @@
 """`./dev bench [names]`: measure, print the table, keep it in benchmarks/RESULTS.md.
 
-Names choose modules (relay, sessions); without any all run. Nothing here is a test: the machine's
-speed moves, only ratios of one run mean something.
+Names choose modules (relay, sessions, provision); without any all run. Nothing here is a test: the
+machine's speed moves, only ratios of one run mean something.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.row import Row
 
-MODULES = ("sessions", "relay")
+MODULES = ("sessions", "relay", "provision")
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 

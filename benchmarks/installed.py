@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
-def installed() -> Iterator[Path]:
-    """The `bin` folder of an environment that holds the product alone."""
+def installed(extras: str = "") -> Iterator[Path]:
+    """The `bin` folder of an environment that holds the product, with `extras` as `[clouds]`."""
     folder = Path(tempfile.mkdtemp(prefix="codexctl-bench-"))
     try:
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
@@ -29,7 +29,7 @@ def installed() -> Iterator[Path]:
             command = [uv, "pip", "install", "--quiet", "--python", str(python)]
         else:
             command = [str(python), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*command, str(ROOT)], check=True)
+        subprocess.run([*command, f"{ROOT}{extras}"], check=True)
         packages = str(folder / "lib")
         subprocess.run([str(python), "-m", "compileall", "-q", packages], check=False)
         yield folder / "bin"
