@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from typing import NamedTuple
 
 from codexctl.agent.handoff.git import Git
-from codexctl.agent.handoff.snapshot import REFS, SENT, Snapshot
+from codexctl.agent.handoff.snapshot import REFS, SENT, Snapshot, replace_refs
 
 BUNDLE = "bundle"
 MAX_OFFERED = 1024
@@ -46,10 +47,26 @@ def make_bundle(carrier: Git, folder: str, haves: list[str]) -> Part:
     path = os.path.join(folder, BUNDLE)
     told = carrier.feed((f"{oid}\n".encode() for oid in haves), "cat-file", "--batch-check")
     haves = [line.split()[0].decode() for line in told.splitlines() if b" commit " in line]
+    _follow_sent(carrier, haves)
     refs = carrier.text("for-each-ref", "--format=%(refname)", REFS).split()
     lines = [f"{name}\n".encode() for name in refs] + [f"^{oid}\n".encode() for oid in haves]
     carrier.feed(lines, "bundle", "create", "--quiet", path, "--stdin")
     return hash_file(path)
+
+
+def _follow_sent(carrier: Git, haves: list[str]) -> None:
+    """Make what the target has of an earlier handoff the parent of this one's snapshot.
+
+    Git leaves out the contents of a commit that is there only for its children.
+    """
+    for name in ("work", "meta"):
+        sent = carrier.ask("rev-parse", "--verify", "--quiet", f"{SENT}/{name}")
+        if sent in haves:
+            new = f"{REFS}/{name}"
+            message = carrier.text("log", "-1", "--format=%B", new).strip()
+            tree = f"{new}^{{tree}}"
+            commit = carrier.text("commit-tree", "-p", str(sent), "-m", message, tree)
+            carrier.run("update-ref", new, commit)
 
 
 def hash_file(path: str, limit: int | None = None) -> Part:
@@ -64,3 +81,15 @@ def hash_file(path: str, limit: int | None = None) -> Part:
             digest.update(block)
             size += len(block)
     return Part(size, digest.hexdigest())
+
+
+def keep_sent(folder: str) -> None:
+    """Remember what both sides have now, so that the next handoff sends only what is new."""
+    carrier = Git(os.path.join(folder, "carrier.git"))
+    listed = carrier.text("for-each-ref", "--format=%(refname) %(objectname)", REFS)
+    pairs = (line.split(" ") for line in listed.splitlines())
+    replace_refs(carrier, SENT, {name.removeprefix(f"{REFS}/"): oid for name, oid in pairs})
+    for name in ("bundle", "rollout"):
+        if os.path.lexists(os.path.join(folder, name)):
+            os.unlink(os.path.join(folder, name))
+    shutil.rmtree(os.path.join(folder, "view"), ignore_errors=True)

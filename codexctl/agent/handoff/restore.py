@@ -4,7 +4,7 @@
 links) or that a remote gives; `unpack` adds those of the bundle; `apply` makes HEAD, branch, index,
 files and stashes what they are at the source; `verify` takes a snapshot of the result and compares.
 Paths are written by git alone, which follows no link and leaves no working tree; a bundle is
-checked by git's fsck before anything of it is used.
+checked by git's fsck on its way into the repository.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from codexctl.agent.handoff.git import Git, GitFailed, init_bare
 from codexctl.agent.handoff.repository import (
@@ -40,8 +40,8 @@ BRANCH_SETTINGS = ("remote", "merge", "rebase")
 _TOLERATED = (
     "badDateOverflow", "badDate", "badTimezone", "missingEmail", "missingNameBeforeEmail",
     "missingSpaceBeforeDate", "missingSpaceBeforeEmail", "multipleAuthors", "zeroPaddedDate",
-    "zeroPaddedFilemode", "unterminatedHeader", "gitmodulesParse", "gitmodulesBlob",
-    "gitmodulesLarge", "nulInHeader",
+    "zeroPaddedFilemode", "gitmodulesParse", "gitmodulesBlob",
+    "gitmodulesLarge",
 )  # fmt: skip
 
 _CHECKED = ("fetch.fsckObjects=true", *(f"fetch.fsck.{name}=ignore" for name in _TOLERATED))
@@ -122,19 +122,10 @@ def unpack(folder: str, place: str, snapshot: Snapshot, bundle: str, haves: list
     )
     lines = {str(number): oid for number, oid in enumerate(haves)}
     replace_refs(carrier, HAVE, lines)
-    checking = carrier._replace(config=_CHECKED)
-    try:
-        checking.run(
-            "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", bundle,
-            f"+{REFS}/*:{REFS}/*",
-        )  # fmt: skip
-    except GitFailed as error:
-        if error.hint:
-            raise  # the disk, not the bundle
-        raise Corrupted(
-            f"the bundle that arrived is refused: {error}",
-            hint="undo and begin again: codexctl thread handoff THREAD --undo",
-        ) from error
+    _believe(
+        carrier.run, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", bundle,
+        f"+{REFS}/*:{REFS}/*",
+    )  # fmt: skip
     wanted = [snapshot.head, *(stash.oid for stash in snapshot.stashes)]
     for oid in (*wanted, *([snapshot.upstream[1]] if snapshot.upstream else [])):
         if oid is not None and carrier.ask("cat-file", "-e", f"{oid}^{{commit}}") is None:
@@ -143,6 +134,19 @@ def unpack(folder: str, place: str, snapshot: Snapshot, bundle: str, haves: list
         if carrier.ask("cat-file", "-e", f"{oid}^{{tree}}") is None:
             raise Corrupted("the working tree's content did not arrive")
     return carrier
+
+
+def _believe(run: Callable[..., bytes], *arguments: str) -> None:
+    """Have git take in what arrived. Corrupted where it refuses that."""
+    try:
+        run(*arguments)
+    except GitFailed as error:
+        if error.hint:
+            raise  # the disk, not what arrived
+        raise Corrupted(
+            f"what arrived is refused: {error}",
+            hint="undo and begin again: codexctl thread handoff THREAD --undo",
+        ) from error
 
 
 def apply(folder: str, place: str, snapshot: Snapshot) -> None:
@@ -154,9 +158,9 @@ def apply(folder: str, place: str, snapshot: Snapshot) -> None:
             os.unlink(os.path.join(place, ".git", name))
     meta = _Meta(carrier, snapshot.meta)
     _configure(git, snapshot, meta)
-    git.run(
+    _believe(git._replace(config=_CHECKED).run,
         "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", carrier.git_dir,
-        f"+{REFS}/*:{ARRIVED}/*",
+        f"+{REFS}/*:{ARRIVED}/*", f"^{REFS}/work",
     )  # fmt: skip
     _point(git, snapshot)
     _fill_index(git, snapshot, meta)
@@ -293,8 +297,9 @@ def _write_files(folder: str, place: str, snapshot: Snapshot, meta: _Meta) -> No
     os.makedirs(info, exist_ok=True)
     with open(os.path.join(info, "attributes"), "w") as file:
         file.write(RAW_ATTRIBUTES)
-    raw.run("read-tree", "--reset", snapshot.work)
-    raw.run("checkout-index", "--quiet", "--all", "--force")
+    # Git takes no path into an index that leaves the tree or means its own folder.
+    _believe(raw.run, "read-tree", "--reset", snapshot.work)
+    _believe(raw.run, "checkout-index", "--quiet", "--all", "--force")
     raw.run("update-index", "-q", "--refresh", ok=(0, 1))
     for record in meta.records("modes"):
         mode, _, path = record.partition(b" ")

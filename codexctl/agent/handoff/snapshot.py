@@ -27,6 +27,7 @@ from codexctl.agent.handoff.repository import (
     Stash,
     is_oid,
     open_repository,
+    read_small,
 )
 from codexctl.agent.handoff.secrets import why_secret
 from codexctl.errors import ProtocolError
@@ -225,7 +226,7 @@ def take(
     submodules = tuple(_submodule(folder, repository.top, *link) for link in index.links)
     survey = Survey(
         len(index.changed), files.untracked, files.size, tuple(files.left[:MAX_NAMED]),
-        max(0, len(files.left) - MAX_NAMED), submodules, files.lfs,
+        max(0, len(files.left) - MAX_NAMED), submodules, _count_lfs(view, index),
     )  # fmt: skip
     return snapshot, survey
 
@@ -238,7 +239,7 @@ class _Index:
         self.links: list[tuple[bytes, str]] = []
         self.assumed: list[bytes] = []
         self.skipped: list[bytes] = []
-        self.flagged_files: list[bytes] = []
+        self.attributes: list[bytes] = []
         for record in view.records("ls-files", "--stage", "-v", "-z"):
             facts, _, path = record.partition(b"\t")
             tag, mode, oid, stage = facts.split(b" ")
@@ -248,6 +249,8 @@ class _Index:
                 )
             if mode == GITLINK:
                 self.links.append((path, oid.decode()))
+            if path.endswith(b".gitattributes"):
+                self.attributes.append(path)
             if tag.islower():
                 self.assumed.append(path)
             if tag in b"Ss":
@@ -307,7 +310,6 @@ class _Files:
         self.top = os.fsencode(top)
         self.size = 0
         self.untracked = 0
-        self.lfs = 0
         self.modes: list[bytes] = []
         self.left: list[Left] = []
 
@@ -452,6 +454,17 @@ def replace_refs(git: Git, prefix: str, refs: dict[str, str]) -> None:
     lines = [f"delete {name}\n" for name in old if name not in new]
     lines += [f"update {name} {oid}\n" for name, oid in new.items()]
     git.feed((line.encode() for line in lines), "update-ref", "--stdin")
+
+
+def _count_lfs(view: Git, index: _Index) -> int:
+    """How many files are kept outside of the repository by git-lfs."""
+    top = view.work_tree or ""
+    texts = (read_small(top, os.fsdecode(path)) or "" for path in index.attributes)
+    if not any("filter=lfs" in text for text in texts):
+        return 0
+    paths = (path + b"\0" for path in view.records("ls-files", "-z"))
+    told = view.feed(paths, "check-attr", "-z", "--stdin", "filter")
+    return told.count(b"\0filter\0lfs\0")
 
 
 def _submodule(folder: str, top: str, path: bytes, recorded: str) -> Submodule:

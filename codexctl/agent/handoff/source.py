@@ -7,19 +7,18 @@ for again.
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Any
 
 from codexctl.agent.call import Call
 from codexctl.agent.errors import ArchivedThread
 from codexctl.agent.handoff import core
-from codexctl.agent.handoff.bundle import Part, hash_file, make_bundle, offer
+from codexctl.agent.handoff.bundle import Part, hash_file, keep_sent, make_bundle, offer
 from codexctl.agent.handoff.core import SourceRecord
 from codexctl.agent.handoff.git import Git
 from codexctl.agent.handoff.journal import SOURCE, Journal, check_may_act, new_seal
 from codexctl.agent.handoff.repository import NotMovable, Repository, is_oid, open_repository
 from codexctl.agent.handoff.rollout import prefix_of, relative_path
-from codexctl.agent.handoff.snapshot import REFS, SENT, Snapshot, Survey, replace_refs, take
+from codexctl.agent.handoff.snapshot import Snapshot, Survey, take
 from codexctl.agent.handoff.workshop import (
     ask_server,
     bundle_path,
@@ -288,18 +287,6 @@ async def retire(call: Call) -> None:
         with Journal(home) as journal:
             journal.write(SOURCE, after, facts)
     await call.line({"state": after.state})
-
-
-def keep_sent(folder: str) -> None:
-    """Remember what both sides have now, so that the next handoff sends only what is new."""
-    carrier = Git(os.path.join(folder, "carrier.git"))
-    listed = carrier.text("for-each-ref", "--format=%(refname) %(objectname)", REFS)
-    pairs = (line.split(" ") for line in listed.splitlines())
-    replace_refs(carrier, SENT, {name.removeprefix(f"{REFS}/"): oid for name, oid in pairs})
-    for name in ("bundle", "rollout"):
-        if os.path.lexists(os.path.join(folder, name)):
-            os.unlink(os.path.join(folder, name))
-    shutil.rmtree(os.path.join(folder, "view"), ignore_errors=True)
 
 
 async def undo(call: Call) -> None:

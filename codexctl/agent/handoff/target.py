@@ -15,7 +15,7 @@ from codexctl.agent import modes
 from codexctl.agent.call import Call
 from codexctl.agent.errors import AgentRefused
 from codexctl.agent.handoff import core
-from codexctl.agent.handoff.bundle import hash_file
+from codexctl.agent.handoff.bundle import hash_file, keep_sent
 from codexctl.agent.handoff.clones import Clone, find_clone
 from codexctl.agent.handoff.core import TargetRecord
 from codexctl.agent.handoff.git import Git
@@ -34,7 +34,6 @@ from codexctl.agent.handoff.restore import (
 )
 from codexctl.agent.handoff.rollout import ARCHIVED, check_relative, find_rollout, put
 from codexctl.agent.handoff.snapshot import SENT, Snapshot
-from codexctl.agent.handoff.source import keep_sent
 from codexctl.agent.handoff.workshop import (
     PARTS,
     ask_server,
