@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cp": ("codexctl.cli.cp:cp", "Copy files to or from a host"),
     "forward": ("codexctl.cli.forward:forward", "Forward a local TCP port to a host's"),
     "ps": ("codexctl.cli.ps:ps", "List, reattach and signal processes of a host"),
+    "env": ("codexctl.cli.env:env", "Point the official codex at a host"),
     "exec-server": (
         "codexctl.cli.exec_server:exec_server",
         "Let the official agent here work on a host",
@@ -67,7 +68,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 HEADINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start", ("up", "pair", "hosts")),
     ("Work on a host", ("exec", "shell", "cp", "forward", "ps")),
-    ("Use the official codex", ("exec-server",)),
+    ("Use the official codex", ("env", "exec-server")),
     ("Work with threads", ("thread", "inbox", "notify")),
     ("Own a host or a relay", ("devices", "host", "relay", "audit")),
     ("Make machines", ("provision", "workspace", "provider", "plugin")),
