@@ -21,18 +21,22 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 from codexctl.agent import approvals
 from codexctl.agent.approvals import Approval, Clock
-from codexctl.agent.appserver import AppServer, Line
+from codexctl.agent.appserver import AppServer, Broken, Line, Messages
 from codexctl.agent.codex import Codex, find_codex
 from codexctl.agent.errors import AgentUnavailable
-from codexctl.agent.process import app_server
-from codexctl.agent.store import AgentStore
-from codexctl.agent.supervisor import Streams, Supervisor
+from codexctl.agent.process import Running, app_server, was_running
+from codexctl.agent.store import AgentStore, has_store
+from codexctl.agent.supervisor import Supervisor
 from codexctl.host.environment import LoginEnvironment
 from codexctl.paths import Home
 from codexctl.state.database import now_s
+
+Appended = tuple[str | None, "dict[str, Any] | Line"]
+"""An event of a thread or of none: an official line as it came, or codexctl's own object."""
 
 EXPIRE_EVERY_S = 30.0
 MAX_PATCHES = 256  # changes that the agent began and has not ended, kept for their approval
@@ -59,9 +63,18 @@ class Agent:
         self.supervisor = Supervisor(self._start, self._lines, self._up, self._down)
         self._store: AgentStore | None = None
         self._changed = asyncio.Event()
-        self._generation = ""
+        self._running: Running | None = None
         self._patches: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        # A patch of one thread at a time: they share codexctl's folder of that thread.
+        self._tree_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def tree_lock(self, name: str) -> asyncio.Lock:
+        """One at a time works in codexctl's folder of this thread."""
+        lock = self._tree_locks.get(name)
+        if lock is None:
+            lock = self._tree_locks[name] = asyncio.Lock()
+        return lock
 
     @property
     def store(self) -> AgentStore:
@@ -72,6 +85,10 @@ class Agent:
 
     async def run(self) -> None:
         """Supervise until cancelled. What an earlier daemon left undone is ended first."""
+        if was_running(self.home):
+            self.supervisor.want()
+        elif has_store(self.home):
+            self._lost("the app-server that asked is gone")
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -98,39 +115,88 @@ class Agent:
                 f"the app-server gave no answer to {method}", hint="see: codexctl doctor"
             ) from None
 
+    async def socket(self) -> str:
+        """The path of the app-server's socket, for clients of their own. AgentUnavailable."""
+        await self.server()
+        if self._running is None:
+            raise AgentUnavailable("the app-server has just ended", hint="try again")
+        return self._running.socket
+
     # --- the app-server's life ---
 
     @asynccontextmanager
-    async def _start(self) -> AsyncIterator[Streams]:
+    async def _start(self) -> AsyncIterator[Messages]:
         login = await self.login()
         codex = await asyncio.to_thread(
             find_codex, self.home, login.path, login.variables, self.host
         )
         self.codex = codex
-        async with app_server(codex.path, login) as streams:
-            self._generation = secrets.token_hex(8)
-            yield streams
+        async with app_server(self.home, codex, login) as running:
+            self._running = running
+            try:
+                yield running.messages
+            except Broken as error:
+                words = running.last_words()
+                raise Broken(f"{error}{': ' if words else ''}{words}") from error
+            except asyncio.CancelledError:
+                # The daemon ends. What runs or waits is for the next one to take over.
+                running.keep = bool(self._unfinished() or self.pending())
+                raise
+            finally:
+                self._running = None
 
     async def _up(self, server: AppServer) -> None:
-        self._withdraw_all("the app-server that asked is gone")
+        """Take over what an earlier daemon left, or end what a lost app-server left."""
+        running = self._running
+        assert running is not None
+        if not running.taken_over:
+            self._lost("the app-server that asked is gone")
+            return
+        answer = await server.call("thread/loaded/list", {})
+        for thread in answer.get("data") or ():
+            await self._rejoin(server, str(thread))
+
+    async def _rejoin(self, server: AppServer, thread: str) -> None:
+        """Follow a thread again that went on while no daemon was there."""
+        # What it asks now, it asks again of whoever joins.
+        answer = await server.call("thread/resume", {"threadId": thread, "excludeTurns": True})
+        status = _member(answer, "thread", "status") or {}
+        self.statuses[thread] = status
+        events: list[Appended] = []
+        if not status.get("activeFlags"):
+            for approval in self.pending():
+                if approval.thread == thread:
+                    self._end(approval, "withdrawn", "the agent went on without", events)
+        turn = self.store.facts(thread).get("turn")
+        if turn and status.get("type") != "active":
+            found = await server.call("thread/turns/list", {"threadId": thread, "limit": 1})
+            for last in found.get("data") or ():
+                self.store.learn(thread, turn=None, last_turn=last.get("status"))
+                events.append((thread, _own("turn/completed", threadId=thread, turn=last)))
+        self.append(events)
+
+    def _unfinished(self) -> list[str]:
+        """Threads in which a turn runs."""
+        return [id for id, facts in self.store.all_facts().items() if facts.get("turn")]
 
     def _down(self, reason: str) -> None:
         self.statuses.clear()
         self._patches.clear()
-        active = [id for id, facts in self.store.all_facts().items() if facts.get("turn")]
-        self._withdraw_all(f"the app-server ended: {reason}")
-        self.append(
-            [
-                (thread, _own("codexctl/agent/ended", message=f"the app-server ended: {reason}"))
-                for thread in active
-            ]
-        )
-        for thread in active:
+        self._lost(f"the app-server ended: {reason}")
+
+    def _lost(self, reason: str) -> None:
+        """End what an app-server was at when it went away."""
+        events: list[Appended] = []
+        for approval in self.pending():
+            self._end(approval, "withdrawn", reason, events)
+        for thread in self._unfinished():
+            events.append((thread, _own("codexctl/agent/ended", message=reason)))
             self.store.learn(thread, turn=None, last_turn="interrupted")
+        self.append(events)
 
     # --- events ---
 
-    def append(self, events: list[tuple[str | None, dict[str, Any] | Line]]) -> None:
+    def append(self, events: list[Appended]) -> None:
         """Keep events and wake whoever follows: official lines as they are, or own objects."""
         if not events:
             return
@@ -138,7 +204,7 @@ class Agent:
             [
                 (
                     thread,
-                    event.raw.decode(errors="replace")
+                    event.raw
                     if isinstance(event, Line)
                     else json.dumps(event, separators=(",", ":")),
                 )
@@ -157,7 +223,7 @@ class Agent:
             await self._changed.wait()
 
     def _lines(self, lines: list[Line]) -> None:
-        events: list[tuple[str | None, dict[str, Any] | Line]] = []
+        events: list[Appended] = []
         for line in lines:
             params = line.value.get("params")
             if not isinstance(params, dict):
@@ -176,7 +242,7 @@ class Agent:
         method: str,
         thread: str,
         params: dict[str, Any],
-        events: list[tuple[str | None, dict[str, Any] | Line]],
+        events: list[Appended],
     ) -> None:
         """Learn from a notification what codexctl itself has to know."""
         if method == "thread/status/changed":
@@ -195,11 +261,13 @@ class Agent:
             self.learn_settings(thread, settings.get("sandboxPolicy"), settings)
         elif method == "serverRequest/resolved":
             for approval in self.pending():
-                if (approval.generation, approval.request_id) == (
-                    self._generation,
-                    params.get("requestId"),
-                ):
-                    self._end(approval, "withdrawn", "the agent no longer asks", events)
+                if approval.request_id == params.get("requestId") and approval.thread == thread:
+                    self._end(
+                        approval,
+                        "withdrawn",
+                        "it was answered elsewhere, or is no longer asked",
+                        events,
+                    )
         elif method == "item/started" and _member(params, "item", "type") == "fileChange":
             self._keep_patch(thread, params["item"].get("id"), params["item"].get("changes"))
         elif method == "item/fileChange/patchUpdated":
@@ -240,7 +308,7 @@ class Agent:
         self,
         request: dict[str, Any],
         params: dict[str, Any],
-        events: list[tuple[str | None, dict[str, Any] | Line]],
+        events: list[Appended],
     ) -> None:
         method = str(request["method"])
         if method not in approvals.KINDS:
@@ -250,12 +318,13 @@ class Agent:
             )
             return
         thread = _thread_of(params)
+        if any(a.request_id == request["id"] and a.thread == thread for a in self.pending()):
+            return  # asked again because this daemon has joined anew
         changes = self._patches.get((str(thread), str(params.get("itemId"))), [])
         approval = approvals.requested(
             method,
             params,
             id=secrets.token_hex(6),
-            generation=self._generation,
             request_id=request["id"],
             patch=_patch(changes),
             clock=clock(),
@@ -275,19 +344,12 @@ class Agent:
         approval: Approval,
         state: str,
         reason: str,
-        events: list[tuple[str | None, dict[str, Any] | Line]],
+        events: list[Appended],
     ) -> None:
         ended = approvals.end(approval, state, now=now_s(), reason=reason)
         self._keep(ended)
         public = ended.public(clock())
         events.append((ended.thread, _own("codexctl/approval/ended", approval=public)))
-
-    def _withdraw_all(self, reason: str) -> None:
-        """End what an app-server asked that is gone."""
-        events: list[tuple[str | None, dict[str, Any] | Line]] = []
-        for approval in self.pending():
-            self._end(approval, "withdrawn", reason, events)
-        self.append(events)
 
     async def answer(self, approval: Approval, ended: Approval, response: dict[str, Any]) -> None:
         """Keep the decision, then tell the app-server. AgentUnavailable: it did not get it."""
@@ -314,16 +376,15 @@ class Agent:
             await asyncio.sleep(EXPIRE_EVERY_S)
             if self._store is None:
                 continue
-            events: list[tuple[str | None, dict[str, Any] | Line]] = []
+            events: list[Appended] = []
             for approval in self.pending():
                 if approvals.remaining(approval, clock()) > 0:
                     continue
                 self._end(approval, "expired", "nobody answered in time", events)
-                if approval.generation == self._generation:
-                    response = approvals.refusal(approval)
-                    self._later(
-                        lambda server, a=approval, r=response: server.respond(a.request_id, r)  # type: ignore[misc]
-                    )
+                response = approvals.refusal(approval)
+                self._later(
+                    lambda server, a=approval, r=response: server.respond(a.request_id, r)  # type: ignore[misc]
+                )
             self.append(events)
 
 

@@ -57,9 +57,8 @@ class Approval:
     """One question to a person. `request` is the official request's params, untouched."""
 
     id: str
-    generation: str
-    """Which app-server asked; an answer reaches only that one."""
     request_id: int | str
+    """The app-server's own; it means nothing to another one."""
     method: str
     request: dict[str, Any]
     thread: str
@@ -114,7 +113,6 @@ def requested(
     params: dict[str, Any],
     *,
     id: str,
-    generation: str,
     request_id: int | str,
     patch: str | None,
     clock: Clock,
@@ -126,7 +124,6 @@ def requested(
     bound = {"id": id, "thread": thread, "turn": turn, "kind": KINDS[method], **shown}
     return Approval(
         id=id,
-        generation=generation,
         request_id=request_id,
         method=method,
         request=params,

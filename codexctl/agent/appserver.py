@@ -1,11 +1,12 @@
-"""One connection to a `codex app-server`: JSON-RPC, an object a line, no "jsonrpc" member.
+"""One connection to a `codex app-server`: JSON-RPC, an object a message, no "jsonrpc" member.
 
-    server = AppServer(reader, writer, on_lines)
+    server = AppServer(messages, on_lines)
     await server.run()                      # in a task; until the stream ends or makes no sense
     thread = await server.call("thread/start", {"cwd": "/home/u/app"})
 
 Ids of calls are this connection's own. Whatever is no answer to a call, notifications and requests
-of the server, is handed on in batches as it was written: `on_lines` gets the bytes and the object.
+of the server, is handed on as it was written, in batches of what came together: `on_lines` gets the
+text and the object.
 """
 
 from __future__ import annotations
@@ -13,17 +14,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple, Protocol
 
 from codexctl.agent.errors import AgentRefused, AgentUnavailable
 
-READ_BYTES = 256 * 1024
-MAX_LINE_BYTES = 64 << 20  # an item with its whole output; longer ones are no sense
 MAX_GARBAGE_LINES = 20  # of one process: a stray print is passed over, a broken stream is not
+MAX_BATCH = 256  # messages handed on together
 MAX_CALLS = 256  # waiting for their answers at a time
 CALL_S = 60.0
-TOLD_BYTES = 200
+TOLD_CHARS = 200
 
 _log = logging.getLogger(__name__)
 
@@ -33,25 +33,28 @@ class Broken(Exception):
 
 
 class Line(NamedTuple):
-    """A notification or request as it came: `raw` without its line end, `value` parsed."""
+    """A notification or request as it came: `raw` is its text, `value` parsed."""
 
-    raw: bytes
+    raw: str
     value: dict[str, Any]
+
+
+class Messages(Protocol):
+    """A stream of texts both ways. OSError where it fails; its end ends the iteration."""
+
+    def __aiter__(self) -> AsyncIterator[str]: ...
+
+    async def send(self, text: str) -> None: ...
 
 
 class AppServer:
     """The client side of one app-server. `on_lines` must not fail and does not wait."""
 
-    def __init__(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        on_lines: Callable[[list[Line]], None],
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, messages: Messages, on_lines: Callable[[list[Line]], None]) -> None:
+        self._messages = messages
         self._on_lines = on_lines
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._batch: list[Line] = []
         self._next = 0
         self._garbage = 0
         self._over = ""
@@ -60,54 +63,50 @@ class AppServer:
         """Read until the end, which is always `Broken`; calls that wait fail with it."""
         reason = "the connection was given up"
         try:
-            buffer = bytearray()
-            while data := await self._reader.read(READ_BYTES):
-                buffer += data
-                end = buffer.rfind(b"\n", len(buffer) - len(data))
-                if end < 0:
-                    if len(buffer) > MAX_LINE_BYTES:
-                        raise Broken(f"it wrote a line of more than {MAX_LINE_BYTES >> 20} MiB")
-                    continue
-                whole = bytes(memoryview(buffer)[:end])
-                del buffer[: end + 1]
-                self._take(whole.split(b"\n"))
+            async for text in self._messages:
+                self._take(text)
             raise Broken("it ended")
         except OSError as error:
-            raise Broken(f"its pipe failed: {error.strerror}") from error
+            raise Broken(f"its socket failed: {error}") from error
         except Broken as error:
             reason = str(error)
             raise
         finally:
+            self._flush()
             self._over = reason
             for call in self._calls.values():
                 if not call.done():
                     call.set_exception(AgentUnavailable(f"the app-server is gone: {reason}"))
                     call.exception()  # retrieved here: the caller may have been cancelled
 
-    def _take(self, lines: list[bytes]) -> None:
-        news: list[Line] = []
-        for raw in lines:
-            if not raw.strip():
-                continue
-            try:
-                value = json.loads(raw)
-            except (ValueError, RecursionError):
-                value = None
-            if not isinstance(value, dict) or not ("method" in value or "id" in value):
-                self._wrong(raw)
-            elif "method" in value:
-                news.append(Line(raw.strip(), value))
-            else:
-                self._answered(value)
-        if news:
-            self._on_lines(news)
+    def _take(self, text: str) -> None:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict) or not ("method" in value or "id" in value):
+            self._wrong(text)
+        elif "method" in value:
+            if not self._batch:
+                asyncio.get_running_loop().call_soon(self._flush)
+            self._batch.append(Line(text.strip(), value))
+            if len(self._batch) >= MAX_BATCH:
+                self._flush()
+        else:
+            # An answer may be about what was said before it.
+            self._flush()
+            self._answered(value)
 
-    def _wrong(self, raw: bytes) -> None:
+    def _flush(self) -> None:
+        if self._batch:
+            batch, self._batch = self._batch, []
+            self._on_lines(batch)
+
+    def _wrong(self, text: str) -> None:
         self._garbage += 1
-        shown = raw[:TOLD_BYTES].decode(errors="replace")
-        _log.warning("the app-server wrote what is no message: %r", shown)
+        _log.warning("the app-server wrote what is no message: %r", text[:TOLD_CHARS])
         if self._garbage > MAX_GARBAGE_LINES:
-            raise Broken(f"it wrote what is no message: {shown!r}")
+            raise Broken(f"it wrote what is no message: {text[:TOLD_CHARS]!r}")
 
     def _answered(self, value: dict[str, Any]) -> None:
         number = value.get("id")
@@ -155,7 +154,6 @@ class AppServer:
 
     async def _send(self, message: dict[str, Any]) -> None:
         try:
-            self._writer.write(json.dumps(message).encode() + b"\n")
-            await self._writer.drain()
-        except (OSError, RuntimeError) as error:
+            await self._messages.send(json.dumps(message))
+        except OSError as error:
             raise AgentUnavailable(f"the app-server is gone: {error}") from error

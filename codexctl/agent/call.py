@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from codexctl.agent.agent import Agent
-from codexctl.errors import UsageError
+from codexctl.errors import Refused, UsageError
 from codexctl.host.context import HostContext
 from codexctl.session.channel import DataReceived, EofReceived, HostChannel, Peer
 
@@ -54,6 +54,15 @@ class Call:
     @property
     def peer(self) -> Peer:
         return self.channel.peer
+
+    def need(self, scope: str) -> None:
+        """Refused where the device has not this scope here."""
+        if scope not in self.peer.scopes & self.context.policy.scopes:
+            self.context.note(self.method, self.peer, self.params.get("thread") or "", "denied")
+            raise Refused(
+                f"this device has no scope {scope!r} on this host",
+                hint=f"pair it again; on the host: codexctl pair --show --scope {scope}",
+            )
 
     async def line(self, value: Mapping[str, Any]) -> None:
         """Write one result."""

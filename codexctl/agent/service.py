@@ -9,13 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 
 from codexctl.agent.call import OUTPUT, Call, Method
-from codexctl.errors import Refused, UsageError
+from codexctl.errors import UsageError
 from codexctl.host.context import HostContext
 from codexctl.session.channel import HostChannel
 
 # Where the methods of a family are; loaded when one of it is asked for.
 FAMILIES = {
-    "thread": "codexctl.agent.threads",
+    "thread": "codexctl.agent.methods",
     "approval": "codexctl.agent.decisions",
     "agent": "codexctl.agent.status",
     "git": "codexctl.agent.status",
@@ -31,17 +31,10 @@ async def serve_agent(channel: HostChannel, context: HostContext) -> None:
     if not isinstance(name, str) or not isinstance(params, dict):
         raise UsageError("a request to the agent names its method and its params")
     method = find_method(name)
-    allowed = channel.peer.scopes & context.policy.scopes
-    if method.scope not in allowed:
-        context.note(name, channel.peer, params.get("thread") or "", "denied")
-        raise Refused(
-            f"this device has no scope {method.scope!r} on this host",
-            hint=f"pair it again with: codexctl pair --show --scope {method.scope}",
-        )
+    call = Call(name, params, channel, context, has_input=channel.params.get("input") is True)
+    call.need(method.scope)
     await channel.accept({})
-    await method.handle(
-        Call(name, params, channel, context, has_input=channel.params.get("input") is True)
-    )
+    await method.handle(call)
     await channel.write_eof(OUTPUT)
 
 

@@ -9,6 +9,7 @@ cursor from before that is told that something is missing.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from codexctl.state.database import (
     transaction,
 )
 
+DATABASE = "agent.db"
 KEEP_EVENTS = 200_000
 KEEP_EVENT_BYTES = 256 << 20
 KEEP_ENDED_APPROVALS = 10_000
@@ -100,11 +102,15 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def has_store(home: Home) -> bool:
+    return os.path.exists(home.join(DATABASE))
+
+
 class AgentStore:
     """agent.db of one home, used by one thread. sqlite3 errors become StateError."""
 
     def __init__(self, home: Home) -> None:
-        self._path = home.join("agent.db")
+        self._path = home.join(DATABASE)
         self._db = open_database(self._path, MIGRATIONS)
         with self._reporting():
             if self._db.execute("PRAGMA auto_vacuum").fetchone()[0] == 0:
@@ -135,11 +141,10 @@ class AgentStore:
         at = now_ms()
         with self._reporting():
             with transaction(self._db):
-                cursor = self._db.executemany(
+                self._db.executemany(
                     "INSERT INTO events (at, thread, line) VALUES (?, ?, ?)",
                     [(at, thread, line) for thread, line in lines],
                 )
-            del cursor
             self.last = self._db.execute("SELECT max(cursor) FROM events").fetchone()[0]
             self._bytes += sum(len(line) for _, line in lines)
             self._since_prune += len(lines)

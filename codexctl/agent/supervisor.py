@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
 from codexctl import __version__
-from codexctl.agent.appserver import AppServer, Broken, Line
+from codexctl.agent.appserver import AppServer, Broken, Line, Messages
 from codexctl.agent.errors import AgentRefused, AgentUnavailable, NoCodex
 
 READY_S = 60.0  # from its start to the answer to initialize
@@ -30,12 +30,15 @@ STEADY_S = 60.0  # having lived so long, the next failure is the first
 
 _log = logging.getLogger(__name__)
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Start = Callable[[], AbstractAsyncContextManager[Streams]]
+Start = Callable[[], AbstractAsyncContextManager[Messages]]
 
 
 class Supervisor:
-    """`start` gives the streams of an app-server and ends it when left."""
+    """`start` gives the messages of an app-server and ends it when left.
+
+    `on_up` is called when it has said hello, before anybody else may call it; `on_down` with the
+    reason when it is gone.
+    """
 
     def __init__(
         self,
@@ -60,8 +63,12 @@ class Supervisor:
     def running(self) -> bool:
         return self._server is not None
 
+    def want(self) -> None:
+        """Have it started, if it is not."""
+        self._wanted.set()
+
     async def run(self) -> None:
-        """Until cancelled, which ends the app-server too."""
+        """Until cancelled, which ends the app-server too or leaves it, as `start` decides."""
         failures = 0
         while True:
             await self._wanted.wait()
@@ -76,36 +83,38 @@ class Supervisor:
                 continue
             except (Broken, AgentUnavailable) as error:
                 self.reason = str(error)
+                self._on_down(self.reason)
             failures = 1 if time.monotonic() - began >= STEADY_S else failures + 1
             self.restarts += 1
             delay = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(failures - 1, 10))
             _log.warning("the app-server: %s; starting it again in %.1f s", self.reason, delay)
-            self._fault = AgentUnavailable(
-                f"the app-server is gone: {self.reason}; it is started again in {delay:.0f} s",
-                hint="see: codexctl doctor",
-            )
+            if failures > 1:
+                self._fault = AgentUnavailable(
+                    f"{self.reason}; it is started again in {delay:.0f} s",
+                    hint="see: codexctl doctor",
+                )
             self._change()
             await asyncio.sleep(delay)
 
     async def _one(self) -> None:
         """The life of one app-server. It ends in Broken, NoCodex or AgentUnavailable."""
-        async with self._start() as (reader, writer):
-            server = AppServer(reader, writer, self._on_lines)
-            self._hung.clear()
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(server.run())
-                    tasks.create_task(self._watch(server))
-            except* (Broken, AgentUnavailable) as group:
-                error: BaseException = group
-                while isinstance(error, BaseExceptionGroup):
-                    error = error.exceptions[0]
-                if self._server is not None:
-                    self._server = None
-                    self._on_down(str(error))
-                raise Broken(str(error)) from error
-            finally:
-                self._server = None
+        try:
+            async with self._start() as messages:
+                server = AppServer(messages, self._on_lines)
+                self._hung.clear()
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        tasks.create_task(server.run())
+                        tasks.create_task(self._watch(server))
+                except* (Broken, AgentUnavailable) as group:
+                    error: BaseException = group
+                    while isinstance(error, BaseExceptionGroup):
+                        error = error.exceptions[0]
+                    raise Broken(str(error)) from error
+        except OSError as error:
+            raise Broken(f"it cannot be reached: {error}") from error
+        finally:
+            self._server = None
 
     async def _watch(self, server: AppServer) -> None:
         """Say hello, then see that it answers at all."""
@@ -119,11 +128,11 @@ class Supervisor:
                 timeout_s=READY_S,
             )
             await server.notify("initialized")
-        except AgentRefused:
-            pass  # it was said hello to by an earlier daemon
+            await self._on_up(server)
         except TimeoutError:
             raise Broken(f"it did not answer within {READY_S:.0f} s of its start") from None
-        await self._on_up(server)
+        except AgentRefused as error:
+            raise Broken(f"it does not take a greeting: {error}") from error
         self._server = server
         self._change()
         while True:

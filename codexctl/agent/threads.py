@@ -7,16 +7,17 @@ thread's sandbox and approvals is in codexctl.agent.modes.
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Any
 
-from codexctl.agent import modes
-from codexctl.agent.call import Call, Method
+from codexctl.agent import modes, tree
+from codexctl.agent.call import Call
 from codexctl.agent.errors import (
     AgentRefused,
     ArchivedThread,
     NotLoggedIn,
 )
+from codexctl.agent.folders import folder, make_worktree, need_folder, thread_folder
+from codexctl.agent.handoff.journal import check_may_act
 from codexctl.agent.lookup import find_thread, list_threads, public
 from codexctl.errors import Refused, UsageError
 from codexctl.session.channel import ChannelClosed
@@ -142,12 +143,25 @@ async def start(call: Call) -> None:
     call.context.record(
         "thread.start", call.peer, prompt or "", "asked", where=cwd, **chosen.as_record()
     )
+    place = await asyncio.to_thread(tree.find, cwd)
+    grown: dict[str, str] = {}
+    if call.flag("worktree"):
+        grown = await make_worktree(call, place, cwd, prompt)
+        cwd = grown["cwd"]
+        place = await asyncio.to_thread(tree.find, cwd)
     params: dict[str, Any] = {"cwd": cwd, **chosen.as_params()}
     if model := call.maybe_text("model"):
         params["model"] = model
     answer = await agent.call("thread/start", params)
     id = str(answer["thread"]["id"])
     agent.learn_settings(id, answer.get("sandbox"), answer)
+    agent.store.learn(id, branch=grown.get("branch"), worktree=grown.get("worktree"))
+    if place is not None:
+        # Before the first turn: what the agent does is told from what was there.
+        folder_of = thread_folder(call.context.home, id)
+        async with agent.tree_lock(id):
+            base = await asyncio.to_thread(tree.snapshot, place, folder_of)
+        agent.store.learn(id, base=base)
     if key := call.maybe_text("key"):
         agent.store.put_key(key, call.method, id)
     if name := call.maybe_text("name"):
@@ -155,7 +169,7 @@ async def start(call: Call) -> None:
     if prompt:
         await turn(call, id, prompt, call.maybe_text("key"))
     thread = public(agent, {**answer["thread"], "preview": prompt or "", "name": name})
-    await _done(call, id, {**thread, **chosen.notice()})
+    await done(call, id, {**thread, **chosen.notice()})
 
 
 async def send(call: Call) -> None:
@@ -172,7 +186,7 @@ async def send(call: Call) -> None:
     else:
         await need_login(call)
         await turn(call, thread["id"], text, key)
-    await _done(call, thread["id"], {"thread": thread["id"], "delivered": True})
+    await done(call, thread["id"], {"thread": thread["id"], "delivered": True})
 
 
 async def steer(call: Call) -> None:
@@ -186,7 +200,7 @@ async def steer(call: Call) -> None:
         raise UsageError("no turn runs in this thread", hint="codexctl thread send begins one")
     call.context.record(call.method, call.peer, text, "asked", thread=thread["id"])
     await steer_turn(call, thread["id"], running, text, call.maybe_text("key"))
-    await _done(call, thread["id"], {"thread": thread["id"], "delivered": True})
+    await done(call, thread["id"], {"thread": thread["id"], "delivered": True})
 
 
 async def interrupt(call: Call) -> None:
@@ -220,10 +234,14 @@ async def steer_turn(call: Call, thread: str, running: str, text: str, key: str 
     await call.agent.call("turn/steer", params)
 
 
-async def loaded(call: Call) -> dict[str, Any]:
-    """The thread of the request, loaded by the app-server. ArchivedThread, UnknownThread."""
+async def loaded(call: Call, *, explicit: bool = False) -> dict[str, Any]:
+    """The thread of the request, loaded by the app-server. ArchivedThread, UnknownThread.
+
+    With `explicit` it is loaded again even where it is, with the modes of this request.
+    """
     agent = call.agent
     thread, archived = await find_thread(agent, call.text("thread"))
+    check_may_act(call.context.home, thread["id"])
     moved = agent.store.facts(thread["id"]).get("moved_to")
     if archived or moved:
         where = f"; it has moved to {moved}" if moved else ""
@@ -231,7 +249,8 @@ async def loaded(call: Call) -> dict[str, Any]:
             f"thread {thread['id']} is archived{where}",
             hint=f"codexctl thread archive --undo {thread['id']}",
         )
-    if _member(thread, "status", "type") == "notLoaded":
+    need_folder(str(thread.get("cwd") or ""))
+    if explicit or _member(thread, "status", "type") == "notLoaded":
         chosen = await modes.resumed(call, thread)
         answer = await agent.call(
             "thread/resume",
@@ -256,20 +275,6 @@ async def need_login(call: Call) -> None:
         )
 
 
-def folder(call: Call, name: str | None) -> str:
-    """The real path of a folder that the policy lets be worked in. UsageError, Refused."""
-    workspace = call.context.workspace
-    path = os.path.join(workspace, os.path.expanduser(name or workspace))
-    real = os.path.realpath(path)
-    if not os.path.isdir(real):
-        raise UsageError(
-            f"there is no folder {path} on {call.context.name}",
-            hint="name one that exists there with --cwd",
-        )
-    call.context.policy.check_folder(real, workspace)
-    return real
-
-
 async def _prompt(call: Call) -> str | None:
     if call.params.get("prompt") is None and not call.has_input:
         return None
@@ -290,19 +295,8 @@ async def _known(call: Call) -> bool:
     return True
 
 
-async def _done(call: Call, thread: str, result: dict[str, Any]) -> None:
+async def done(call: Call, thread: str, result: dict[str, Any]) -> None:
     key = call.maybe_text("key")
     if key:
         call.agent.store.put_key(key, call.method, thread, result)
     await call.line(result)
-
-
-METHODS = {
-    "thread.list": Method("view", list_all),
-    "thread.show": Method("view", show),
-    "thread.watch": Method("view", watch),
-    "thread.start": Method("exec", start),
-    "thread.send": Method("exec", send),
-    "thread.steer": Method("exec", steer),
-    "thread.interrupt": Method("exec", interrupt),
-}
