@@ -24,14 +24,14 @@ def main_pid(manager: UserManager, unit: str, *, other_than: int = 0) -> int:
         time.sleep(0.1)
 
 
-def offer_of(host: Machine) -> dict[str, str]:
+def offer_of(host: Machine, log: Path) -> dict[str, str]:
     deadline = time.monotonic() + DEADLINE_S
     while True:
         done = host.run("pair", "--show", "--json", check=None)
         if done.returncode == 0:
             offer: dict[str, str] = json.loads(done.stdout)
             return offer
-        assert time.monotonic() < deadline, done.stderr
+        assert time.monotonic() < deadline, done.stderr + log.read_bytes()
         time.sleep(0.1)
 
 
@@ -51,7 +51,7 @@ def test_the_service_serves_comes_again_and_goes(tmp_path: Path) -> None:
         assert installed["run"] == []
         unit = installed["unit"]
         first = main_pid(manager, unit)
-        device.run("pair", offer_of(host)["url"])
+        device.run("pair", offer_of(host, tmp_path / "services.log")["url"])
         done = device.run("exec", "box", "--", "sh", "-c", "echo from the service; pwd")
         assert done.stdout.splitlines() == [b"from the service", os.fsencode(host.cwd)]
         # The token is in a file of its own, not in the unit.

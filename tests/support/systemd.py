@@ -69,11 +69,18 @@ def user_manager(folder: Path) -> Iterator[UserManager]:
         "XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}",
         "XDG_CONFIG_HOME": str(folder / "config"),
     }
-    process = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", SETUP, "sh", SYSTEMD, "--user", "--log-target=null"],
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-    )
+    # There is no journal: what services print goes where the manager prints.
+    config = folder / "config" / "systemd" / "user.conf"
+    config.parent.mkdir(parents=True)
+    config.write_text("[Manager]\nDefaultStandardOutput=inherit\nDefaultStandardError=inherit\n")
+    with open(folder / "services.log", "wb") as log:
+        process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", SETUP, "sh", SYSTEMD, "--user", "--log-target=null"],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
     try:
         # unshare and the shell replace themselves, so the process stays this one.
         manager = UserManager(["nsenter", f"--mount=/proc/{process.pid}/ns/mnt"], environment)
