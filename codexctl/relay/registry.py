@@ -44,6 +44,7 @@ from codexctl.relay.effects import (
     Principal,
     RoomKey,
 )
+from codexctl.relay.executors import ReplacedKeys
 from codexctl.relay.limits import Bucket, Limits
 from codexctl.relay.schema import Token
 from codexctl.relay.store import Store
@@ -81,6 +82,7 @@ class Registry:
         self._limits = limits
         self._random = random
         self._authorizations = Authorizations(random, limits.ticket_s)
+        self._replaced = ReplacedKeys()
         self._tickets: dict[bytes, Ticket] = {}
         self._ticket_count: dict[str, int] = {}
         self._claims = Bucket(limits.claims_a_minute / 60, limits.claims_a_minute, now)
@@ -188,6 +190,9 @@ class Registry:
         profile = text(body, "security_profile")
         public_key = key_document(body, "executor_public_key", profile)
         known = self._store.registration(key)
+        if profile == HYBRID:
+            held = known.public_key if known is not None else None
+            self._replaced.admit(key, held, public_key, self._rooms.online(key))
         if known is None:
             owned = len(self._store.environments(key.owner))
             if owned >= self._limits.environments_an_owner:
