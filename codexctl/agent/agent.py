@@ -39,6 +39,7 @@ Appended = tuple[str | None, "dict[str, Any] | Line"]
 """An event of a thread or of none: an official line as it came, or codexctl's own object."""
 
 EXPIRE_EVERY_S = 30.0
+ELSEWHERE = "it was answered at another client of the app-server, or is no longer asked"
 MAX_PATCHES = 256  # changes that the agent began and has not ended, kept for their approval
 
 _log = logging.getLogger(__name__)
@@ -48,11 +49,17 @@ class Agent:
     """One host's agent. Made before the event loop runs or in it; used in its thread alone."""
 
     def __init__(
-        self, home: Home, host: str, login: Callable[[], Awaitable[LoginEnvironment]]
+        self,
+        home: Home,
+        host: str,
+        login: Callable[[], Awaitable[LoginEnvironment]],
+        caps: tuple[str, ...] = (),
     ) -> None:
         self.home = home
         self.host = host
         self.login = login
+        self.caps = caps
+        """The policy's bounds: an app-server that began under others is not taken over."""
         self.codex: Codex | None = None
         self.statuses: dict[str, dict[str, Any]] = {}
         """The official status of the threads that the app-server has loaded."""
@@ -131,7 +138,7 @@ class Agent:
             find_codex, self.home, login.path, login.variables, self.host
         )
         self.codex = codex
-        async with app_server(self.home, codex, login) as running:
+        async with app_server(self.home, codex, login, self.caps) as running:
             self._running = running
             try:
                 yield running.messages
@@ -256,18 +263,15 @@ class Agent:
             for approval in self.pending():
                 if approval.thread == thread and approval.turn == turn:
                     self._end(approval, "withdrawn", f"the turn was {status}", events)
+        elif method == "thread/name/updated":
+            self.store.learn(thread, name=params.get("threadName"))
         elif method == "thread/settings/updated":
             settings = params.get("threadSettings") or {}
             self.learn_settings(thread, settings.get("sandboxPolicy"), settings)
         elif method == "serverRequest/resolved":
             for approval in self.pending():
                 if approval.request_id == params.get("requestId") and approval.thread == thread:
-                    self._end(
-                        approval,
-                        "withdrawn",
-                        "it was answered elsewhere, or is no longer asked",
-                        events,
-                    )
+                    self._end(approval, "withdrawn", ELSEWHERE, events)
         elif method == "item/started" and _member(params, "item", "type") == "fileChange":
             self._keep_patch(thread, params["item"].get("id"), params["item"].get("changes"))
         elif method == "item/fileChange/patchUpdated":

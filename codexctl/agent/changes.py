@@ -24,11 +24,22 @@ async def resume(call: Call) -> None:
     text = None
     if call.params.get("text") is not None or call.has_input:
         text = await call.long_text("text")
-    thread = await loaded(call, explicit=True)
+    found, _ = await find_thread(call.agent, call.text("thread"))
+    asked = call.maybe_text("sandbox") or call.maybe_text("approval")
+    chosen = await modes.resumed(call, found) if asked else None
+    was_loaded = (found.get("status") or {}).get("type") != "notLoaded"
+    if chosen and was_loaded and not text:
+        raise UsageError(
+            "this thread is loaded, so its modes change with its next turn",
+            hint="give the message as well",
+        )
+    thread = await loaded(call)
+    record = chosen.as_record() if chosen else {}
+    call.context.record(call.method, call.peer, text or "", "asked", thread=thread["id"], **record)
     if text:
         await need_login(call)
-        call.context.record(call.method, call.peer, text, "asked", thread=thread["id"])
-        await turn(call, thread["id"], text, call.maybe_text("key"))
+        key = call.maybe_text("key")
+        await turn(call, thread["id"], text, key, chosen if was_loaded else None)
     read = await call.agent.call("thread/read", {"threadId": thread["id"]})
     await call.line(await described(call, read["thread"]))
 

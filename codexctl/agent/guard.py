@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 
-LONELY_S = 600.0  # as long as a host keeps a session without a path
+LONELY_S = 300.0  # for a daemon to come back
 END_S = 5.0  # between SIGTERM and SIGKILL
 LOOK_S = 1.0
 SOCKET = "guard.sock"

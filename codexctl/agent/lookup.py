@@ -53,6 +53,7 @@ async def find_thread(agent: Agent, name: str) -> tuple[dict[str, Any], bool]:
     for archived in (False, True):
         found = await list_threads(agent, archived=archived, limit=MAX_SEARCHED)
         candidates += [(thread, archived) for thread in found]
+    candidates += await _unlisted(agent, name, {str(thread["id"]) for thread, _ in candidates})
     exact = [c for c in candidates if c[0]["id"] == name or c[0].get("name") == name]
     matching = exact or [c for c in candidates if str(c[0]["id"]).startswith(name.lower())]
     # A live thread is meant rather than an archived one of the same name.
@@ -68,6 +69,20 @@ async def find_thread(agent: Agent, name: str) -> tuple[dict[str, Any], bool]:
     raise AmbiguousThread(
         f"{name[:80]!r} could be {len(matching)} threads", hint=f"name one of:\n{told}"
     )
+
+
+async def _unlisted(agent: Agent, name: str, listed: set[str]) -> list[tuple[dict[str, Any], bool]]:
+    """Threads that began just now: the app-server lists them after their first message."""
+    found: list[tuple[dict[str, Any], bool]] = []
+    for id, facts in agent.store.all_facts().items():
+        if id not in listed and (id.startswith(name.lower()) or facts.get("name") == name):
+            try:
+                answer = await agent.call("thread/read", {"threadId": id})
+            except AgentRefused:
+                continue  # its rollout is gone
+            thread = {"name": facts.get("name"), **answer["thread"]}
+            found.append((thread, _is_archived(thread)))
+    return found
 
 
 def _is_archived(thread: dict[str, Any]) -> bool:

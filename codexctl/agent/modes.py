@@ -18,6 +18,11 @@ SANDBOXES = SETTINGS["threads.sandbox"].choices
 APPROVALS = SETTINGS["threads.approval"].choices
 SAFE_SANDBOX = "workspace-write"
 SAFE_APPROVAL = "on-request"
+_POLICIES = {
+    "read-only": "readOnly",
+    "workspace-write": "workspaceWrite",
+    "danger-full-access": "dangerFullAccess",
+}
 
 
 class Modes(NamedTuple):
@@ -30,6 +35,10 @@ class Modes(NamedTuple):
     def as_params(self) -> dict[str, str]:
         """The members of the official calls."""
         return {"sandbox": self.sandbox, "approvalPolicy": self.approval}
+
+    def as_turn_params(self) -> dict[str, Any]:
+        """The members of `turn/start`, which names sandboxes in another way."""
+        return {"sandboxPolicy": {"type": _POLICIES[self.sandbox]}, "approvalPolicy": self.approval}
 
     def as_record(self) -> dict[str, str]:
         return {"sandbox": self.sandbox, "approval": self.approval}

@@ -59,12 +59,14 @@ class Running:
 
 
 @asynccontextmanager
-async def app_server(home: Home, codex: Codex, login: LoginEnvironment) -> AsyncIterator[Running]:
+async def app_server(
+    home: Home, codex: Codex, login: LoginEnvironment, caps: tuple[str, ...]
+) -> AsyncIterator[Running]:
     """The app-server of this home. AgentUnavailable where it does not start.
 
     It ends with the block, unless `keep` was set on what the block got.
     """
-    identity = [codex.path, codex.version, login.variables.get("CODEX_HOME", "")]
+    identity = [codex.path, codex.version, login.variables.get("CODEX_HOME", ""), *caps]
     known = _read(home)
     held = None
     if known is not None:

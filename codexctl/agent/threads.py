@@ -166,6 +166,7 @@ async def start(call: Call) -> None:
         agent.store.put_key(key, call.method, id)
     if name := call.maybe_text("name"):
         await agent.call("thread/name/set", {"threadId": id, "name": name})
+        agent.store.learn(id, name=name)
     if prompt:
         await turn(call, id, prompt, call.maybe_text("key"))
     thread = public(agent, {**answer["thread"], "preview": prompt or "", "name": name})
@@ -181,12 +182,21 @@ async def send(call: Call) -> None:
     running = call.agent.store.facts(thread["id"]).get("turn")
     call.context.record(call.method, call.peer, text, "asked", thread=thread["id"])
     key = call.maybe_text("key")
-    if running:
-        await steer_turn(call, thread["id"], running, text, key)
-    else:
+    if not (running and await _steered(call, thread["id"], running, text, key)):
         await need_login(call)
         await turn(call, thread["id"], text, key)
     await done(call, thread["id"], {"thread": thread["id"], "delivered": True})
+
+
+async def _steered(call: Call, thread: str, running: str, text: str, key: str | None) -> bool:
+    """Whether the message went into the running turn; False where that has just ended."""
+    try:
+        await steer_turn(call, thread, running, text, key)
+    except AgentRefused:
+        if call.agent.store.facts(thread).get("turn") == running:
+            raise
+        return False
+    return True
 
 
 async def steer(call: Call) -> None:
@@ -216,8 +226,13 @@ async def interrupt(call: Call) -> None:
 # --- shared ---
 
 
-async def turn(call: Call, thread: str, text: str, key: str | None) -> None:
+async def turn(
+    call: Call, thread: str, text: str, key: str | None, chosen: modes.Modes | None = None
+) -> None:
+    """Begin a turn; with `chosen` in other modes, which stay."""
     params: dict[str, Any] = {"threadId": thread, "input": [{"type": "text", "text": text}]}
+    if chosen is not None:
+        params |= chosen.as_turn_params()
     if key:
         params["clientUserMessageId"] = key
     await call.agent.call("turn/start", params)
@@ -234,10 +249,10 @@ async def steer_turn(call: Call, thread: str, running: str, text: str, key: str 
     await call.agent.call("turn/steer", params)
 
 
-async def loaded(call: Call, *, explicit: bool = False) -> dict[str, Any]:
+async def loaded(call: Call) -> dict[str, Any]:
     """The thread of the request, loaded by the app-server. ArchivedThread, UnknownThread.
 
-    With `explicit` it is loaded again even where it is, with the modes of this request.
+    One that was not loaded gets the modes of this request, or safe ones.
     """
     agent = call.agent
     thread, archived = await find_thread(agent, call.text("thread"))
@@ -250,7 +265,7 @@ async def loaded(call: Call, *, explicit: bool = False) -> dict[str, Any]:
             hint=f"codexctl thread archive --undo {thread['id']}",
         )
     need_folder(str(thread.get("cwd") or ""))
-    if explicit or _member(thread, "status", "type") == "notLoaded":
+    if _member(thread, "status", "type") == "notLoaded":
         chosen = await modes.resumed(call, thread)
         answer = await agent.call(
             "thread/resume",

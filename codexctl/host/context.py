@@ -58,7 +58,10 @@ class HostContext:
         if self._agent is None:
             from codexctl.agent.agent import Agent
 
-            self._agent = Agent(self.home, self.name, self.login)
+            caps = tuple(
+                self.policy.choice(f"threads.{name}")[0] for name in ("sandbox", "approval")
+            )
+            self._agent = Agent(self.home, self.name, self.login, caps)
         return self._agent
 
     @classmethod
