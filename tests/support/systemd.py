@@ -59,8 +59,11 @@ class UserManager:
 
 
 @contextlib.contextmanager
-def user_manager(folder: Path) -> Iterator[UserManager]:
-    """Skips where this cannot be had: without root, systemd or the right to mount."""
+def user_manager(folder: Path, **variables: str) -> Iterator[UserManager]:
+    """Skips where this cannot be had: without root, systemd or the right to mount.
+
+    `variables` are what a login would have set for every service.
+    """
     if os.geteuid() != 0:
         pytest.skip("a mount namespace of its own takes root")
     if not os.path.exists(SYSTEMD):
@@ -76,7 +79,7 @@ def user_manager(folder: Path) -> Iterator[UserManager]:
     with open(folder / "services.log", "wb") as log:
         process = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", SETUP, "sh", SYSTEMD, "--user", "--log-target=null"],
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, **variables},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
