@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "codexctl.cli.exec_server:exec_server",
         "Let the official agent here work on a host",
     ),
+    "attach": ("codexctl.cli.attach:attach", "The official terminal UI on the threads of a host"),
     "thread": ("codexctl.cli.thread:thread", "Threads of Codex on a host: start, watch, steer"),
     "inbox": ("codexctl.cli.inbox:inbox", "List what waits for a person, over all hosts"),
     "notify": ("codexctl.cli.notify:notify", "Be told when a thread needs you or has finished"),
@@ -68,7 +69,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 HEADINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start", ("up", "pair", "hosts")),
     ("Work on a host", ("exec", "shell", "cp", "forward", "ps")),
-    ("Use the official codex", ("env", "exec-server")),
+    ("Use the official codex", ("env", "exec-server", "attach")),
     ("Work with threads", ("thread", "inbox", "notify")),
     ("Own a host or a relay", ("devices", "host", "relay", "audit")),
     ("Make machines", ("provision", "workspace", "provider", "plugin")),

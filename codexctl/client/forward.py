@@ -30,16 +30,29 @@ class Forwarder:
                 sock, _ = listener.accept()
             except OSError:
                 return
-            if self.live >= MAX_CONNECTIONS:
-                self._notice(
-                    f"more than {MAX_CONNECTIONS} connections at one time; one was refused"
-                )
-                sock.close()
-                return
-            self.live += 1
-            _Carried(self, self._connection, sock, {"host": target, "port": port}, self._notice)
+            if self.admits(sock):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.carry(sock, "tcp", {"host": target, "port": port})
 
         self._connection.watch(listener.fileno(), accept)
+
+    def admits(self, sock: socket.socket) -> bool:
+        """Whether there is room for one more; it is closed where there is not."""
+        if self.live < MAX_CONNECTIONS:
+            return True
+        self._notice(f"more than {MAX_CONNECTIONS} connections at one time; one was refused")
+        sock.close()
+        return False
+
+    def carry(
+        self, sock: socket.socket, kind: str, params: dict[str, Any], first: bytes = b""
+    ) -> None:
+        """Carry an accepted connection over a new channel; `first` was read from it already.
+
+        `first` is less than a new channel's credit.
+        """
+        self.live += 1
+        _Carried(self, self._connection, sock, kind, params, self._notice, first)
 
 
 class _Carried(ChannelHandler):
@@ -50,11 +63,12 @@ class _Carried(ChannelHandler):
         owner: Forwarder,
         connection: Connection,
         sock: socket.socket,
+        kind: str,
         params: dict[str, Any],
         notice: Callable[[str], None],
+        first: bytes,
     ) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._owner = owner
         self._connection = connection
         self._sock = sock
@@ -63,7 +77,9 @@ class _Carried(ChannelHandler):
         self._reading = True
         self._eof_pending = False
         self._closing = False
-        self._channel: Channel = connection.channel("tcp", params, self)
+        self._channel: Channel = connection.channel(kind, params, self)
+        if first:
+            self._channel.write(0, first)
         self._watch()
 
     def _watch(self) -> None:

@@ -20,7 +20,10 @@ SCOPES = frozenset(("view", "exec", "approve"))
 
 
 async def serve_app_server(channel: HostChannel, context: HostContext) -> None:
-    """Connect a device to the app-server. Refused without all scopes; AgentUnavailable."""
+    """Connect a device to the app-server. Refused without all scopes; AgentUnavailable.
+
+    With `probe` it is only seen to that there is one.
+    """
     peer = channel.peer
     missing = sorted(SCOPES - (peer.scopes & context.policy.scopes))
     if missing:
@@ -31,6 +34,9 @@ async def serve_app_server(channel: HostChannel, context: HostContext) -> None:
             + " --scope ".join(sorted(SCOPES)),
         )
     path = await context.agent.socket()
+    if channel.params.get("probe") is True:
+        await channel.accept({})
+        return
     try:
         reader, writer = await asyncio.open_unix_connection(path, limit=2 * DATA_BYTES)
     except OSError as error:
