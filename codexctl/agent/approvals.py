@@ -34,11 +34,13 @@ KINDS = {
     "item/tool/requestUserInput": "question",
     "mcpServer/elicitation/request": "elicitation",
 }
+_PERSIST = {"acceptForSession": "session", "acceptAlways": "always"}
 _EXECPOLICY = "acceptWithExecpolicyAmendment"
 _NETWORK = "applyNetworkPolicyAmendment"
 _LABELS = {
     "accept": "allow it once",
     "acceptForSession": "allow it and the like for this session",
+    "acceptAlways": "allow it and the like from now on",
     "decline": "refuse it; the agent goes on without",
     "cancel": "refuse it and stop the turn",
     "answer": "answer the questions",
@@ -167,6 +169,9 @@ def _shown(method: str, params: Mapping[str, Any], patch: str | None) -> dict[st
     else:
         names = ("serverName", "message", "mode", "requestedSchema", "url")
         shown["elicitation"] = {name: params[name] for name in names if name in params}
+        # Whether a tool may run is asked in this form, too; what it would do is beside it.
+        tool = {name: meta for name, meta in _meta(params).items() if name.startswith("tool_")}
+        shown["elicitation"] |= tool
     shown["options"] = [
         {"decision": name, "label": label} for name, (label, _) in _options(kind, params).items()
     ]
@@ -178,7 +183,10 @@ def _options(kind: str, params: Mapping[str, Any]) -> dict[str, tuple[str, Any]]
     if kind == "question":
         names = ["answer", "decline"]
     elif kind == "elicitation":
-        names = ["accept", "decline", "cancel"]
+        persist = _meta(params).get("persist")
+        offered = persist if isinstance(persist, list) else []
+        more = [name for name, value in _PERSIST.items() if value in offered]
+        names = ["accept", *more, "decline", "cancel"]
     elif kind == "permissions":
         names = ["accept", "acceptForSession", "decline"]
     elif kind == "file-change":
@@ -291,18 +299,26 @@ def _response(
     if kind == "question":
         given = _answers(approval, answers) if decision == "answer" else {}
         return {"answers": {name: {"answers": values} for name, values in given.items()}}
-    if decision != "accept":
+    if decision in ("decline", "cancel"):
         return {"action": decision}
     if content is not None and not isinstance(content, dict):
         raise UsageError("the content of a form is an object")
     if len(json.dumps(content)) > MAX_ANSWER_BYTES:
         raise UsageError(f"an answer has at most {MAX_ANSWER_BYTES} bytes")
-    if approval.request.get("mode") == "url":
-        return {"action": "accept"}
-    missing = set(_required(approval.request)) - set(content or {})
-    if missing:
-        raise UsageError(f"the form needs {', '.join(sorted(missing))}")
-    return {"action": "accept", "content": content or {}}
+    response: dict[str, Any] = {"action": "accept"}
+    if approval.request.get("mode") != "url":
+        missing = set(_required(approval.request)) - set(content or {})
+        if missing:
+            raise UsageError(f"the form needs {', '.join(sorted(missing))}")
+        response["content"] = content or {}
+    if decision in _PERSIST:
+        response["_meta"] = {"persist": _PERSIST[decision]}
+    return response
+
+
+def _meta(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    meta = request.get("_meta")
+    return meta if isinstance(meta, dict) else {}
 
 
 def _required(request: Mapping[str, Any]) -> list[str]:

@@ -173,7 +173,8 @@ class AgentStore:
                 (KEEP_ENDED_APPROVALS,),
             )
             self._db.execute("DELETE FROM keys WHERE at < ?", (now_s() - KEEP_KEYS_S,))
-            self._db.execute(f"PRAGMA incremental_vacuum({PRUNE_PAGES})").fetchall()
+            # `execute` would step it once, which gives back one page.
+            self._db.executescript(f"PRAGMA incremental_vacuum({PRUNE_PAGES})")
 
     def first(self) -> int:
         """The cursor of the oldest event that is kept; one more than the last where none is."""
