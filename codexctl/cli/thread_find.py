@@ -55,7 +55,8 @@ def locate(home: Home, text: str) -> Place:
         found = _asked(home, records, name)
     if len(found) == 1:
         record, thread = found[0]
-        return Place(record, thread.id)
+        # A name may be another thread's by now: the host knows.
+        return Place(record, name if thread.name == name else thread.id)
     if not found:
         raise UnknownThread(name)
     listed = "\n".join(f"{r.name}:{t.id}  {t.name or t.preview}"[:100] for r, t in found[:8])

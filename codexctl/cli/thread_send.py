@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from codexctl.cli.output import emit, json_option, notice
-from codexctl.cli.thread_find import at_thread, complete_thread, host_thread, locate
+from codexctl.cli.thread_find import Place, at_thread, complete_thread, host_thread, locate
 from codexctl.cli.thread_prompt import read_prompt
 from codexctl.cli.thread_watch import wait_option
 from codexctl.errors import CodexctlError, UsageError
@@ -56,7 +56,7 @@ def send(
     name = on_host[0].id if len(on_host) == 1 else place.thread
     message = put(db, host, name, text)
     try:
-        return _deliver(home, db, place.record, message, wait=wait, as_json=as_json)
+        return _deliver(home, db, place, message, wait=wait, as_json=as_json)
     except CodexctlError as error:
         from codexctl.client.outbox import PASSING
         from codexctl.errors import AuthenticationFailed, ConnectionFailed
@@ -71,7 +71,7 @@ def send(
 def _deliver(
     home: Home,
     db: sqlite3.Connection,
-    record: HostRecord,
+    place: Place,
     message: Message,
     *,
     wait: bool,
@@ -83,8 +83,9 @@ def _deliver(
     from codexctl.cli.thread_watch import follow_thread, last_cursor
     from codexctl.client.outbox import address
 
+    record = place.record
     with open_connection(home, record) as connection:
-        found = host_thread(home, connection, message.thread)
+        found = host_thread(home, connection, place.thread)
         address(db, message.number, str(found["id"]))
         cursor = last_cursor(connection, str(found["id"])) if wait else 0
         deliver_waiting(home, connection, wait=True, own=message.number)

@@ -54,6 +54,11 @@ def say(text: str) -> Item:
     return {"type": "message", "role": "assistant", "id": "m", "content": content}
 
 
+def fail(message: str) -> Item:
+    """The model's answer ends in an error, and so does the turn."""
+    return {"type": "failed", "message": message}
+
+
 def run_command(command: str, *, call: str = "c", **arguments: Any) -> Item:
     """The model asks for a command; `sandbox_permissions="require_escalated"` asks for approval."""
     item: Item = {"type": "function_call", "id": f"f-{call}", "call_id": call}
@@ -93,8 +98,17 @@ class Model:
             items = self._script[min(number, len(self._script) - 1)]
         usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
         events: list[dict[str, Any]] = [{"type": "response.created", "response": {"id": "r"}}]
-        events += [{"type": "response.output_item.done", "item": item} for item in items]
-        events.append({"type": "response.completed", "response": {"id": "r", "usage": usage}})
+        failed = [item["message"] for item in items if item["type"] == "failed"]
+        events += [
+            {"type": "response.output_item.done", "item": item}
+            for item in items
+            if item["type"] != "failed"
+        ]
+        if failed:
+            error = {"code": "server_error", "message": failed[0]}
+            events.append({"type": "response.failed", "response": {"id": "r", "error": error}})
+        else:
+            events.append({"type": "response.completed", "response": {"id": "r", "usage": usage}})
         return "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events).encode()
 
 
