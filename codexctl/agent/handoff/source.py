@@ -134,6 +134,7 @@ async def freeze(call: Call) -> None:
         note(call, thread["id"], "codexctl/handoff/frozen", to=facts["peer"]["name"])
     if record.state != core.FROZEN:
         raise Refused(f"this handoff is {record.state} already")
+    await _pause_goal(call, record, facts)
     await _quiesce(call, record.thread)
     thread = await _read(call, record.thread)
     path = _rollout(thread)
@@ -151,7 +152,6 @@ async def freeze(call: Call) -> None:
         return below, snapshot, make_bundle(carrier, folder, haves), hash_file(path)
 
     below, snapshot, bundle, rollout = await work(record.thread, prepare)
-    goal = await ask_server(call, "thread/goal/get", {"threadId": record.thread})
     parts = {"bundle": bundle._asdict(), "rollout": rollout._asdict()}
     facts |= {"snapshot": snapshot.as_json(), "parts": parts, "rollout_path": path}
     facts["name"] = thread.get("name")
@@ -163,7 +163,7 @@ async def freeze(call: Call) -> None:
             "thread": record.thread,
             "below": below,
             "name": thread.get("name"),
-            "goal": _goal(goal),
+            "goal": facts["goal"],
             "locks": record.locks,
             "snapshot": snapshot.as_json(),
             "parts": parts,
@@ -173,6 +173,18 @@ async def freeze(call: Call) -> None:
             "codex": call.agent.codex.version if call.agent.codex else "",
         }
     )
+
+
+async def _pause_goal(call: Call, record: SourceRecord, facts: dict[str, Any]) -> None:
+    """An active goal begins turns by itself: it is paused here, and active again at the end."""
+    if "goal" not in facts:
+        answer = await ask_server(call, "thread/goal/get", {"threadId": record.thread})
+        facts["goal"] = _goal(answer)
+        with Journal(call.context.home) as journal:
+            journal.write(SOURCE, record, facts)
+    if facts["goal"] and facts["goal"].get("status") == "active":
+        paused = {"threadId": record.thread, "status": "paused"}
+        await ask_server(call, "thread/goal/set", paused)
 
 
 async def _quiesce(call: Call, thread: str) -> None:
@@ -298,6 +310,9 @@ async def undo(call: Call) -> None:
             journal.write(SOURCE, after, facts)
         call.context.note("handoff", call.peer, record.thread, "undone", to=facts["peer"])
         note(call, record.thread, "codexctl/handoff/undone", to=facts["peer"]["name"])
+    if (facts.get("goal") or {}).get("status") == "active":
+        active = {"threadId": record.thread, "status": "active"}
+        await ask_server(call, "thread/goal/set", active)
     await call.line({"seal": core.undo_seal(after), "state": after.state})
 
 
