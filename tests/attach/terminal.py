@@ -1,0 +1,109 @@
+"""A program on a terminal of its own, and what it has drawn so far."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import termios
+import threading
+import time
+from pathlib import Path
+
+WAIT_S = 60.0
+# What terminal programs ask of a terminal, and an answer each.
+ANSWERS = {
+    b"\x1b[6n": b"\x1b[1;1R",
+    b"\x1b[c": b"\x1b[?1;2c",
+    b"\x1b]10;?": b"\x1b]10;rgb:ffff/ffff/ffff\x1b\\",
+    b"\x1b]11;?": b"\x1b]11;rgb:0000/0000/0000\x1b\\",
+    b"\x1b[?u": b"\x1b[?0u",
+}
+_CONTROL = re.compile(
+    rb"\x1b\[[0-9;?<>=]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[=>78cM()][0B]?"
+)
+
+
+class TerminalProgram:
+    """Leaving the block ends it. `text` is all that was printed, controls and spaces left out."""
+
+    def __init__(
+        self, argv: list[str], *, env: dict[str, str], cwd: Path, columns: int = 100, rows: int = 30
+    ) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.chdir(cwd)
+            os.execvpe(argv[0], argv, {**env, "TERM": "xterm-256color"})
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.started = time.monotonic()
+        self.chunks: list[tuple[float, bytes]] = []
+        self.status: int | None = None
+        self._changed = threading.Condition()
+        self._over = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = os.read(self.fd, 65536)
+            except OSError:
+                data = b""
+            with self._changed:
+                if data:
+                    self.chunks.append((time.monotonic() - self.started, data))
+                self._over = self._over or not data
+                self._changed.notify_all()
+            if not data:
+                return
+            for asked, answer in ANSWERS.items():
+                if asked in data:
+                    os.write(self.fd, answer)
+
+    @property
+    def text(self) -> str:
+        raw = _CONTROL.sub(b"", b"".join(data for _, data in self.chunks))
+        return "".join(raw.decode(errors="replace").split())
+
+    def until(self, words: str, *, after: int = 0) -> int:
+        """Wait for words, spaces aside; how much text there was then."""
+        wanted = "".join(words.split())
+        deadline = time.monotonic() + WAIT_S
+        with self._changed:
+            while wanted not in (text := self.text)[after:]:
+                left = deadline - time.monotonic()
+                assert left > 0, f"no {words!r} in {text[-2000:]!r}"
+                assert not self._over, f"it ended without {words!r}: {text[-2000:]!r}"
+                self._changed.wait(min(left, 1.0))
+        return len(text)
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def wait(self) -> int:
+        """Its exit status; 128 + N where signal N ended it."""
+        if self.status is None:
+            deadline = time.monotonic() + WAIT_S
+            while (ended := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
+                assert time.monotonic() < deadline, f"it does not end: {self.text[-2000:]!r}"
+                time.sleep(0.05)
+            code = os.waitstatus_to_exitcode(ended[1])
+            self.status = code if code >= 0 else 128 - code
+        return self.status
+
+    def __enter__(self) -> TerminalProgram:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.status is None:
+            try:
+                os.kill(self.pid, signal.SIGTERM)
+                self.wait()
+            except AssertionError:
+                os.kill(self.pid, signal.SIGKILL)
+                self.wait()
+        os.close(self.fd)
+        self._reader.join(WAIT_S)
