@@ -1,6 +1,6 @@
 """The app-server of a machine that is reached over SSH alone, at a local door.
 
-One login for all; each connection at the door is a session that runs `REMOTE` through the remote
+One login for all; each connection at the door is a session that runs `SCRIPT` through the remote
 user's login shell. Where the official app's own app-server runs there, it is joined, so that its
 threads are seen; else one is started that ends with its client. Importing this imports asyncssh.
 """
@@ -25,24 +25,33 @@ HEAD_S = 30.0
 GOODBYE_S = 2.0
 STDERR_BYTES = 4096
 
-# $SHELL -lc reads what the person's own login would, where codex is on the PATH. The socket is
-# looked for as the official proxy does by itself; `exec 3` keeps our stdin for that alone.
+# A login shell knows where codex is. The script goes to it as a variable, which every shell has in
+# common; csh and its like take no -l beside -c, and read their files without it.
 REMOTE = """\
-exec "${SHELL:-/bin/sh}" -lc 'exec /bin/sh -c "$0"' '
+CODEXCTL_SCRIPT=$0 export CODEXCTL_SCRIPT
+case "${SHELL:=/bin/sh}" in *csh) login=-c;; *) login=-lc;; esac
+exec "$SHELL" $login 'exec /bin/sh -c "$CODEXCTL_SCRIPT"'"""
+# The app-server of the official app, where one runs, is the one that holds the threads. `3` keeps
+# our stdin for the proxy alone.
+SCRIPT = """\
+unset CODEXCTL_SCRIPT
+command -v codex >/dev/null || { echo "codex is not installed there" >&2; exit 127; }
 control="${CODEX_HOME:-$HOME/.codex}/app-server-control/app-server-control.sock"
 if [ -S "$control" ] && codex app-server daemon version >/dev/null 2>&1; then
     exec codex app-server proxy
 fi
-command -v codex >/dev/null || { echo "codex is not installed there" >&2; exit 127; }
 folder=$(mktemp -d) || exit 1
 exec 3<&0
 codex app-server --listen "unix://$folder/s" </dev/null >/dev/null 2>&1 3<&- &
 server=$!
-trap "kill $server; rm -rf $folder" EXIT
-trap "exit 1" HUP TERM INT
-until [ -S "$folder/s" ]; do kill -0 $server 2>/dev/null || exit 1; sleep 0.1; done
+trap 'kill $server; rm -rf "$folder"' EXIT
+trap 'exit 1' HUP TERM INT
+until [ -S "$folder/s" ]; do
+    kill -0 $server 2>/dev/null || { echo "codex app-server does not start there" >&2; exit 1; }
+    sleep 0.1
+done
 codex app-server proxy --sock "$folder/s" <&3
-'"""
+"""
 
 
 def attach_over_ssh(
@@ -119,7 +128,7 @@ class _Attached:
         onward = await self._admitted(reader, writer)
         if onward is None:
             return
-        process = await ssh.create_process(quote_argv(["sh", "-c", REMOTE]), encoding=None)
+        process = await ssh.create_process(quote_argv(["sh", "-c", REMOTE, SCRIPT]), encoding=None)
         process.stdin.write(onward)
         try:
             async with asyncio.TaskGroup() as tasks:
