@@ -116,6 +116,10 @@ class Running:
             if event.get("event") == name:
                 return event
 
+    def printed(self) -> list[bytes]:
+        """The lines so far that `event` has not taken."""
+        return list(self._lines.queue)
+
     def _told(self) -> str:
         return f"events {self.seen}; stderr: {b''.join(self.errors).decode(errors='replace')}"
 

@@ -129,7 +129,7 @@ class World:
     """One host `box`, paired with a laptop and a phone; more hosts where a test wants them."""
 
     def __init__(self, folder: Path, outside: Path, model: Model) -> None:
-        self.folder = folder
+        self.folder, self.outside = folder, outside
         self.model = model
         (folder / "box").mkdir()
         self.box = Host(folder / "box", outside / "box", model, "box")
