@@ -197,6 +197,8 @@ def pair(home: Home, link: Link, workspace: Workspace, tell: Teller, *, adopted:
             tell("paired", "waiting", choice.url)
             _serve(link, where, choice, workspace)
         _pair_here(home, _offer(link, where), workspace)
+    except ConnectionFailed:
+        raise  # the machine or the relay was not reached: made again
     except CodexctlError as error:
         tell("paired", "failed", error.message)
         raise NotReady("paired", error.message, workspace.name) from error

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from codexctl.errors import CodexctlError
+from codexctl.errors import AuthenticationFailed, CodexctlError, ConnectionFailed, ProtocolError
 from codexctl.paths import Home
 from codexctl.provision import core, install, keys, pairing, readiness
 from codexctl.provision.cloudinit import Wanted, render_user_data
@@ -89,7 +89,7 @@ class Pipeline:
                 self._failed(workspace, action, failure)
             after = core.apply(state, action, outcome)
             if isinstance(after, Over):
-                raise error or self._unconfirmed(workspace)
+                raise self._named(error, workspace) if error else self._unconfirmed(workspace)
             if after != state:
                 self._save(workspace, after)
             state = after
@@ -102,6 +102,16 @@ class Pipeline:
     def _failed(self, workspace: Workspace, action: Action, error: CodexctlError) -> None:
         self.journal.note(workspace.id, f"{action.do} failed: {error.message}", now=_now())
         self.journal.set_error(workspace.id, error.message)
+
+    def _named(self, error: CodexctlError, workspace: Workspace) -> CodexctlError:
+        """The error that ends the run, with what to do about what exists where it says nothing."""
+        name = workspace.name
+        back = f"codexctl workspace destroy {name}"
+        up = self.journal.by_id(workspace.id).goal == "up"
+        error.hint = error.hint or (
+            f"codexctl provision --resume {name} goes on, {back} undoes it" if up else back
+        )
+        return error
 
     def _unconfirmed(self, workspace: Workspace) -> CodexctlError:
         left = self.account.resources(workspace.ref)
@@ -119,6 +129,10 @@ class Pipeline:
         except ProviderError as error:
             after = getattr(error, "retry_after_s", None)
             return Failed(error.retry, error.message, after), error
+        except ConnectionFailed as error:
+            # The way to the machine broke: each step may be done again. A wrong key stays wrong.
+            cured = not isinstance(error, (AuthenticationFailed, ProtocolError))
+            return Failed("again" if cured else "never", error.message), error
         except CodexctlError as error:
             return Failed("never", error.message), error
         except Exception as error:

@@ -116,7 +116,8 @@ class guarded_transaction:
 def describe_sqlite_error(error: sqlite3.Error, path: str) -> StateError:
     """One sentence for what SQLite says about a full disk, a lock, a broken or read-only file."""
     text = str(error)
-    if "full" in text:
+    # Where the disk is full SQLite says either, depending on which of its files cannot grow.
+    if "full" in text or "disk I/O" in text:
         hint = "free some space on that disk, then run the same command again"
     elif "locked" in text:
         hint = "another codexctl holds it: wait for it, or see codexctl doctor"

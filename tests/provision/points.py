@@ -1,11 +1,18 @@
-"""Numbered points of a run at which a test can kill the process: CODEXCTL_TEST_KILL=N."""
+"""Numbered points of a run at which a test can kill the process or cut its network.
+
+CODEXCTL_TEST_KILL=N, or CODEXCTL_TEST_DROP=N with a network of network.py; that one takes labels as
+well, with commas between them.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 
+from tests.provision import network
+
 _count = 0
+_dropped: set[str] = set()
 
 
 def point(label: str) -> None:
@@ -18,3 +25,7 @@ def point(label: str) -> None:
             file.write(f"{label}\n")
     if os.environ.get("CODEXCTL_TEST_KILL") == str(_count):
         os.kill(os.getpid(), signal.SIGKILL)
+    wanted = {str(_count), label} & set(os.environ.get("CODEXCTL_TEST_DROP", "").split(","))
+    if wanted - _dropped:
+        _dropped.update(wanted)
+        network.ask("drop")

@@ -36,6 +36,7 @@ from codexctl.provision.model import (
     Tags,
     resource_name,
 )
+from tests.provision import network
 from tests.provision.points import point
 
 USER_DATA_BYTES = 64 * 1024
@@ -207,6 +208,8 @@ class ReferenceAccount(Account):
             address, pid = real_machine.boot(folder, text, release)
             return {"port": 22, "pid": pid, "address": address}
         port, pid = machine.boot(folder, user_data, ignore=ignore)
+        if os.environ.get(network.ENV):
+            port = int(network.ask(f"target {port}"))
         return {"port": port, "pid": pid, "address": "127.0.0.1"}
 
     def describe(self, ref: Ref) -> Machine | None:

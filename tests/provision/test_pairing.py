@@ -19,6 +19,7 @@ from codexctl.paths import Home
 from codexctl.provision.pairing import ENV_RELAY, default_relay
 from codexctl.secret import Secret
 from tests.provision.conftest import World
+from tests.provision.network import Network
 
 PROVISION = ("provision", "reference", "--name", "box", "--yes", "--json")
 INSTALLED = ".local/share/codexctl"
@@ -136,6 +137,22 @@ def test_a_relay_that_takes_no_token_of_ours_is_said(
         (paired,) = (e for e in events if e.get("stage") == "paired")
         assert (paired["state"], events[-1]["event"]) == ("skipped", "ready")
         assert reason in paired["detail"]
+
+
+def test_the_way_to_the_machine_drops_while_codexctl_is_installed_and_paired(
+    machines: World, relay: str
+) -> None:
+    prepared(machines)
+    with Network() as network:
+        machines.env |= network.variables
+        drop = "told codexctl waiting,told paired waiting"
+        done = machines.run(*PROVISION, "--relay", relay, CODEXCTL_TEST_DROP=drop)
+        assert done.returncode == 0, done.stderr
+        assert network.drops == 2
+        assert machines.ok("exec", "box", "--", "echo", "hello") == "hello\n"
+    tokens = json.loads(machines.ok("relay", "token", "list", "--json"))
+    active = [token["kind"] for token in tokens if token["status"] == "active"]
+    assert active.count("host") == 1
 
 
 def test_without_a_relay_it_says_how_it_is_reached(machines: World) -> None:
