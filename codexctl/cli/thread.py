@@ -16,6 +16,7 @@ COMMANDS = {
     "fork": ("codexctl.cli.thread_manage:fork", "Begin a new thread with all of this one's past"),
     "rename": ("codexctl.cli.thread_manage:rename", "Give a thread a name"),
     "goal": ("codexctl.cli.thread_manage:goal", "Show, set or clear what a thread works towards"),
+    "handoff": ("codexctl.cli.thread_handoff:handoff", "Move a thread, with its tree, elsewhere"),
     "archive": ("codexctl.cli.thread_manage:archive", "Put a thread away, or take it back"),
     "diff": ("codexctl.cli.thread_review:diff", "Show what a thread has changed; apply it here"),
     "review": ("codexctl.cli.thread_review:review", "Have the agent review changes"),
