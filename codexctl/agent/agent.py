@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -39,6 +40,7 @@ Appended = tuple[str | None, "dict[str, Any] | Line"]
 """An event of a thread or of none: an official line as it came, or codexctl's own object."""
 
 EXPIRE_EVERY_S = 30.0
+UNTOLD = "the app-server ended before it was told of the decision"
 ELSEWHERE = "it was answered at another client of the app-server, or is no longer asked"
 MAX_PATCHES = 256  # changes that the agent began and has not ended, kept for their approval
 
@@ -71,6 +73,7 @@ class Agent:
         self._store: AgentStore | None = None
         self._changed = asyncio.Event()
         self._running: Running | None = None
+        self._answered: set[tuple[str, int | str]] = set()  # requests of this app-server
         self._patches: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         # A patch of one thread at a time: they share codexctl's folder of that thread.
@@ -157,11 +160,14 @@ class Agent:
         running = self._running
         assert running is not None
         if not running.taken_over:
+            self._answered.clear()
             self._lost("the app-server that asked is gone")
             return
         answer = await server.call("thread/loaded/list", {})
         for thread in answer.get("data") or ():
             await self._rejoin(server, str(thread))
+        # What it asks again stands before the answer to this.
+        await server.call("thread/loaded/list", {"limit": 1})
 
     async def _rejoin(self, server: AppServer, thread: str) -> None:
         """Follow a thread again that went on while no daemon was there."""
@@ -322,7 +328,8 @@ class Agent:
             )
             return
         thread = _thread_of(params)
-        if any(a.request_id == request["id"] and a.thread == thread for a in self.pending()):
+        pending = {(approval.thread, approval.request_id) for approval in self.pending()}
+        if (str(thread), request["id"]) in pending | self._answered:
             return  # asked again because this daemon has joined anew
         changes = self._patches.get((str(thread), str(params.get("itemId"))), [])
         approval = approvals.requested(
@@ -355,13 +362,22 @@ class Agent:
         public = ended.public(clock())
         events.append((ended.thread, _own("codexctl/approval/ended", approval=public)))
 
-    async def answer(self, approval: Approval, ended: Approval, response: dict[str, Any]) -> None:
-        """Keep the decision, then tell the app-server. AgentUnavailable: it did not get it."""
+    async def answer(self, server: AppServer, ended: Approval, response: dict[str, Any]) -> None:
+        """Keep the decision, then tell the app-server. AgentUnavailable: it did not get it.
+
+        Nobody else comes between: it is kept before this waits for anything.
+        """
         self._keep(ended)
-        public = ended.public(clock())
-        self.append([(ended.thread, _own("codexctl/approval/ended", approval=public))])
-        server = await self.server()
-        await server.respond(approval.request_id, response)
+        self._answered.add((ended.thread, ended.request_id))
+        try:
+            await server.respond(ended.request_id, response)
+        except AgentUnavailable:
+            ended = replace(ended, state="withdrawn", reason=f"{UNTOLD} {ended.decision}")
+            self._keep(ended)
+            raise
+        finally:
+            public = ended.public(clock())
+            self.append([(ended.thread, _own("codexctl/approval/ended", approval=public))])
 
     def _later(self, act: Callable[[AppServer], Awaitable[None]]) -> None:
         """Write to the app-server from where nothing may wait."""

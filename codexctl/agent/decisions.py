@@ -31,6 +31,8 @@ async def list_approvals(call: Call) -> None:
 async def answer(call: Call) -> None:
     """Decide once. AlreadyDecided tells the second comer who has, what and when."""
     name = call.text("id")
+    # First: what a lost app-server asked is withdrawn by then.
+    server = await call.agent.server() if call.agent.pending() else None
     found = call.agent.approval(name)
     if len(found) != 1:
         what = "several approvals begin with" if found else "no approval is called"
@@ -54,7 +56,8 @@ async def answer(call: Call) -> None:
         thread=approval.thread, approval=approval.id, shown=approval.hash,
         where=str(approval.shown.get("cwd") or ""),
     )  # fmt: skip
-    await call.agent.answer(approval, ended, response)
+    assert server is not None, "what is pending was so before"
+    await call.agent.answer(server, ended, response)
     await call.line(ended.public(clock()))
 
 

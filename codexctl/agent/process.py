@@ -78,8 +78,8 @@ async def app_server(
     if known is None or held is None:
         folder = tempfile.mkdtemp(prefix="codexctl-")  # short: a socket's path has 107 bytes
         known = {"folder": folder, "identity": identity}
-        replace_file(home.join(RECORD), json.dumps(known).encode())
-        held = await _started(home, folder, codex, login)
+        held, pid = await _started(home, folder, codex, login)
+        replace_file(home.join(RECORD), json.dumps({**known, "pid": pid}).encode())
     running = Running(home, known["folder"], taken_over=taken_over)
     try:
         await _until_it_listens(running, held[0])
@@ -125,8 +125,10 @@ async def _hold(folder: str) -> Held | None:
         return None
 
 
-async def _started(home: Home, folder: str, codex: Codex, login: LoginEnvironment) -> Held:
-    """A new guard with its app-server, held. AgentUnavailable."""
+async def _started(
+    home: Home, folder: str, codex: Codex, login: LoginEnvironment
+) -> tuple[Held, int]:
+    """A new guard with its app-server, held, and its process id. AgentUnavailable."""
     log = await asyncio.to_thread(open, home.join(LOG), "wb")
     with log:
         process = await asyncio.create_subprocess_exec(
@@ -149,7 +151,7 @@ async def _started(home: Home, folder: str, codex: Codex, login: LoginEnvironmen
     while time.monotonic() < end and process.returncode is None:
         held = await _hold(folder)
         if held is not None:
-            return held
+            return held, process.pid
         await asyncio.sleep(LOOK_EVERY_S)
     raise AgentUnavailable("the app-server's guard does not start", hint="see: codexctl doctor")
 

@@ -20,7 +20,6 @@ FAMILIES = {
     "agent": "codexctl.agent.status",
     "git": "codexctl.agent.status",
     "handoff": "codexctl.agent.handoff.service",
-    "notify": "codexctl.agent.notify",
 }
 
 

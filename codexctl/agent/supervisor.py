@@ -26,6 +26,7 @@ PING_EVERY_S = 30.0
 PING_S = 30.0
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MOST_S = 60.0
+SOON_S = 5.0  # so long a command waits for the next start rather than being refused
 STEADY_S = 60.0  # having lived so long, the next failure is the first
 
 _log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Supervisor:
             self.restarts += 1
             delay = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(failures - 1, 10))
             _log.warning("the app-server: %s; starting it again in %.1f s", self.reason, delay)
-            if failures > 1:
+            if delay > SOON_S:
                 self._fault = AgentUnavailable(
                     f"{self.reason}; it is started again in {delay:.0f} s",
                     hint="see: codexctl doctor",

@@ -112,7 +112,7 @@ def test_it_expires_by_elapsed_time_and_with_the_boot(clock: Clock) -> None:
 
 def test_what_was_withdrawn_says_why() -> None:
     gone = approvals.end(pending(), "withdrawn", now=5, reason="the turn was interrupted")
-    with pytest.raises(AlreadyDecided, match="withdrawn since .*: the turn was interrupted"):
+    with pytest.raises(AlreadyDecided, match=r"withdrawn since .*: the turn was interrupted"):
         decide(gone, "accept")
     assert approvals.end(gone, "expired", now=9, reason="late") == gone
 

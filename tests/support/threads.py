@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from codexctl.client.agent import call, stream
+from codexctl.client.agent import call, read_bytes, stream
 from codexctl.client.connection import Connection
 from codexctl.client.store import HostStore
 from codexctl.paths import Home
@@ -34,10 +34,12 @@ def with_codex(folder: Path, model: Model, *, approval: str = "on-request") -> M
 class ThreadHost:
     """`codexctl up` on a machine with codex, named `box`; its workspace is `machine.cwd`."""
 
-    def __init__(self, folder: Path, model: Model, *, policy: str = "") -> None:
+    def __init__(self, folder: Path, model: Model, *, policy: str = "", config: str = "") -> None:
         self.folder = folder
         self.model = model
         self.machine = with_codex(folder / "host", model)
+        with open(Path(self.machine.environment["CODEX_HOME"]) / "config.toml", "a") as file:
+            file.write(config)
         if policy:
             self.machine.home.mkdir(parents=True, mode=0o700)
             (self.machine.home / "policy.toml").write_text(policy)
@@ -90,6 +92,11 @@ class ThreadDevice:
     def one(self, method: str, *, input: bytes = b"", **params: Any) -> dict[str, Any]:
         (answer,) = self.call(method, input=input, **params)
         return answer
+
+    def bytes(self, method: str, **params: Any) -> bytes:
+        """The raw result of a method that has no lines."""
+        with self.connected() as connection:
+            return b"".join(read_bytes(connection, method, params))
 
     def events(self, until: str, **params: Any) -> list[dict[str, Any]]:
         """Follow a thread (`thread=`, `cursor=`) up to the first event of that method."""
