@@ -235,9 +235,16 @@ class _Server:
             raise RpcError(INVALID_REQUEST, f"process {start.id} already exists")
         if len(self._processes) >= MAX_PROCESSES:
             raise RpcError(FAILED, f"more than {MAX_PROCESSES} processes of this agent run")
-        process, _ = await start_process(
-            await self._exec_request(start), "exec-server", self._channel.peer, self._context
-        )
+        context, peer = self._context, self._channel.peer
+        try:
+            request = await self._exec_request(start)
+        except CodexctlError as error:
+            told: object = start.argv if context.policy.full_argv else start.argv[0]
+            context.record(
+                "exec-server", peer, told, "denied", where=start.cwd, reason=error.message
+            )
+            raise
+        process, _ = await start_process(request, "exec-server", peer, context)
         reads = start.stdin or start.tty
         if not reads:
             process.end_input()
