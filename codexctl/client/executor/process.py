@@ -66,6 +66,7 @@ class ProcessChannel:
         self._write_id = 0
         self._seq = 0  # of the last event
         self._started = self._exited = self._closed = False
+        self._status = 255
         self._reading = False
 
     # --- as a channel ---
@@ -280,13 +281,15 @@ class ProcessChannel:
         if self._feeding:
             # The loop in front of the command may still wait for its next line.
             self._write(b"0\n")
-        status = code if isinstance(code, int) and code >= 0 else 255
-        self.handler.message({"exit": {"status": status}})
+        self._status = code if isinstance(code, int) and code >= 0 else 255
 
     def _end(self, error: CodexctlError | None) -> None:
         if not self._closed:
             self._closed = True
             self._connection.forget(self)
+            if error is None and self._exited:
+                # Not before: output may come behind the exit.
+                self.handler.message({"exit": {"status": self._status}})
             self.handler.closed(error)
 
     # --- after a lost path ---
