@@ -30,6 +30,7 @@ ALL = 1 << 30
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]?", re.DOTALL
 )
+_TRAILING = re.compile(r"[ ]+((?:\x1b\[[0-9;]*m)*)$")
 _MARKS = {"done": ("✓", "green"), "failed": ("✗", "red"), "declined": ("✗", "yellow")}
 _STEPS = {"completed": ("✓", "green"), "inProgress": ("▸", "cyan"), "pending": ("○", "dim")}
 _KINDS = {"add": ("A", "green"), "delete": ("D", "red"), "update": ("M", "yellow")}
@@ -98,7 +99,7 @@ def _rendered(renderable: RenderableType, width: int, colour: bool) -> list[str]
     console = make_console(width, colour=colour)
     console.print(renderable, overflow="fold", soft_wrap=False)
     assert isinstance(console.file, io.StringIO)
-    return [line.rstrip() for line in console.file.getvalue().split("\n")[:-1]]
+    return [_TRAILING.sub(r"\1", line) for line in console.file.getvalue().split("\n")[:-1]]
 
 
 def block_renderable(block: Block, *, full: bool = False) -> RenderableType:

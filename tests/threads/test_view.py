@@ -221,7 +221,7 @@ def test_no_event_of_any_form_ends_the_view(events: list[dict[str, Any]]) -> Non
 
 
 def test_what_changes_is_written_below_what_stays() -> None:
-    painter, screen = Painter(), Screen(40)
+    painter, screen = Painter(), Screen()
     screen.feed(painter.frame(["one"], ["running", "state"]))
     screen.feed(painter.frame([], ["running 2", "state"]))
     assert screen.lines() == ["one", "running 2", "state"]
@@ -250,7 +250,7 @@ line = st.text(alphabet="abc", min_size=1, max_size=10)
 def test_after_any_frames_the_screen_shows_all_that_stays_and_the_last_that_changes(
     frames: list[tuple[list[str], list[str]]],
 ) -> None:
-    painter, screen, stays = Painter(), Screen(40), []
+    painter, screen, stays = Painter(), Screen(), []
     for more, live in frames:
         screen.feed(painter.frame(more, live))
         stays += more
