@@ -146,7 +146,8 @@ def parse_wish(value: object, folders: Folders, version: str) -> Wish:
         if not isinstance(system, dict) or system.get("type") not in ("restricted", "unrestricted"):
             raise _strange(version)
         if system["type"] == "restricted":
-            roots = value.get("workspaceRoots") or [value.get("cwd")]
+            cwd = value.get("cwd")
+            roots = value.get("workspaceRoots") or ([] if cwd is None else [cwd])
             if not isinstance(roots, list) or len(roots) > MAX_ENTRIES:
                 raise _strange(version)
             places = [os.path.realpath(folders.path(root)) for root in roots]
