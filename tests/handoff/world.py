@@ -16,6 +16,7 @@ from codexctl.client.connection import Connection
 from codexctl.client.handoff import Handoff
 from codexctl.client.handoff_host import HostRemote
 from codexctl.client.store import HostStore
+from codexctl.errors import ConnectionFailed
 from codexctl.paths import Home
 from codexctl.state.identity import load_identity
 from tests.handoff.trees import make, write
@@ -123,11 +124,20 @@ class World:
             listen = self.url.removeprefix("http://")
             self.relay = self.relay_machine.start("relay", "serve", "--json", "--listen", listen)
             self.relay.event("ready")
+            for name in self.hosts:
+                until(lambda name=name: self._reached(name), f"{name} to be back")  # type: ignore[misc]  # a default
         elif victim.startswith("codex "):
             self.hosts[victim.removeprefix("codex ")].kill_codex()
         elif victim in self.hosts:
             self.hosts[victim].kill()
             self.hosts[victim].start(self.url)
+
+    def _reached(self, host: str) -> bool:
+        try:
+            self.ask(host, "handoff.list")
+        except ConnectionFailed:
+            return False
+        return True
 
     # --- the device ---
 

@@ -132,9 +132,12 @@ def _find(cwd: str) -> tuple[str, str]:
     """The top folder and the git dir for `cwd`, by the rules of git's own search."""
     at = os.path.realpath(cwd)
     while True:
-        if os.path.lexists(os.path.join(at, ".git")):
+        place = os.path.join(at, ".git")
+        if _is_git_dir(place):
+            return at, place
+        if os.path.isfile(place):
             break
-        if os.path.isfile(os.path.join(at, "HEAD")) and os.path.isdir(os.path.join(at, "objects")):
+        if _is_git_dir(at):
             raise NotMovable(
                 f"{at} is a bare repository, which has no working tree",
                 hint="start the thread in a clone or a worktree of it",
@@ -144,13 +147,15 @@ def _find(cwd: str) -> tuple[str, str]:
                 f"{cwd} is not in a git repository", hint=f"make it one: git -C {cwd} init"
             )
         at = os.path.dirname(at)
-    place = os.path.join(at, ".git")
-    if os.path.isdir(place):
-        return at, place
     text = read_small(at, ".git") or ""
     if not text.startswith("gitdir: "):
         raise NotMovable(f"{place} is not a repository of git", hint=f"see: git -C {at} status")
     return at, os.path.normpath(os.path.join(at, text.removeprefix("gitdir: ").rstrip("\n")))
+
+
+def _is_git_dir(path: str) -> bool:
+    head = os.path.join(path, "HEAD")
+    return os.path.lexists(head) and os.path.isdir(os.path.join(path, "objects"))
 
 
 def _commondir(git_dir: str) -> str:

@@ -23,13 +23,13 @@ from codexctl.agent.handoff.repository import (
     open_repository,
 )
 from codexctl.agent.handoff.snapshot import (
-    EMPTY_TREE,
     RAW_ATTRIBUTES,
     REFS,
     Snapshot,
     replace_refs,
     take,
 )
+from codexctl.agent.handoff.view import EMPTY_TREE
 from codexctl.errors import CodexctlError, ProtocolError
 
 CLONE_TIMEOUT_S = 900.0
