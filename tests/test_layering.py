@@ -38,6 +38,7 @@ LAYERS = {
     "codexctl.session.channel": CORES,
     "codexctl.agent.approvals": CORES,
     "codexctl.agent.errors": VALUES,
+    "codexctl.agent.schema": CORES,
     "codexctl.provision.core": CORES,
     "codexctl.provision.errors": CORES,
     "codexctl.provision.model": CORES,

@@ -117,6 +117,8 @@ class Agent:
     async def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """One call, checked against the binary's own schema. AgentRefused, AgentUnavailable."""
         server = await self.server()
+        assert self.codex is not None, "it is known before its app-server runs"
+        self.codex.check_request(method, params)
         try:
             return await server.call(method, params)
         except TimeoutError:

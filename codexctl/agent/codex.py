@@ -14,6 +14,7 @@ import tempfile
 from typing import Any, NamedTuple
 
 from codexctl.agent.errors import NoCodex
+from codexctl.agent.schema import fault, methods
 from codexctl.errors import CodexctlError
 from codexctl.paths import Home
 from codexctl.state.files import replace_file
@@ -33,12 +34,39 @@ NEEDED = frozenset(
 )  # fmt: skip
 
 
+# The official requests that people answer, and the schemas of their answers.
+RESPONSES = {
+    "item/commandExecution/requestApproval": "CommandExecutionRequestApprovalResponse",
+    "item/fileChange/requestApproval": "FileChangeRequestApprovalResponse",
+    "item/permissions/requestApproval": "PermissionsRequestApprovalResponse",
+    "item/tool/requestUserInput": "ToolRequestUserInputResponse",
+    "mcpServer/elicitation/request": "McpServerElicitationRequestResponse",
+}
+
+
 class Codex(NamedTuple):
-    """An installed codex. `schema` is the JSON schema of what a client may send."""
+    """An installed codex, and the JSON schemas of what a client may send to it."""
 
     path: str
     version: str
-    schema: dict[str, Any]
+    requests: dict[str, Any]
+    responses: dict[str, dict[str, Any]]
+
+    def check_request(self, method: str, params: dict[str, Any]) -> None:
+        """NoCodex where this codex would not understand a call."""
+        self._check(method, fault(params, methods(self.requests).get(method), self.requests))
+
+    def check_response(self, method: str, response: dict[str, Any]) -> None:
+        """NoCodex where this codex would not understand an answer to its request."""
+        schema = self.responses.get(method, {})
+        self._check(f"the answer to {method}", fault(response, schema, schema))
+
+    def _check(self, what: str, wrong: str) -> None:
+        if wrong:
+            raise NoCodex(
+                f"codex {self.version} does not take {what} as this codexctl sends it: {wrong}",
+                hint=f"have the newest of both; there: {INSTALL}",
+            )
 
 
 def find_codex(home: Home, search: str, variables: dict[str, str], host: str) -> Codex:
@@ -47,23 +75,14 @@ def find_codex(home: Home, search: str, variables: dict[str, str], host: str) ->
     if path is None:
         raise NoCodex(f"codex is not installed on {host}", hint=f"there: {INSTALL}")
     version = _version(path, variables, host)
-    schema = _kept(home, path, version) or _generated(home, path, version, variables, host)
-    missing = NEEDED - methods(schema)
+    made = _kept(home, path, version) or _generated(home, path, version, variables, host)
+    missing = NEEDED - set(methods(made["requests"]))
     if missing:
         raise NoCodex(
             f"codex {version} on {host} is too old for threads: it has no {min(missing)}",
             hint=f"there: {INSTALL}",
         )
-    return Codex(path, version, schema)
-
-
-def methods(schema: dict[str, Any]) -> set[str]:
-    """The methods that a schema of client requests knows."""
-    found: set[str] = set()
-    for variant in schema.get("oneOf") or ():
-        names = variant.get("properties", {}).get("method", {}).get("enum") or ()
-        found.update(str(name) for name in names)
-    return found
+    return Codex(path, version, made["requests"], made["responses"])
 
 
 def _version(path: str, variables: dict[str, str], host: str) -> str:
@@ -88,8 +107,7 @@ def _kept(home: Home, path: str, version: str) -> dict[str, Any] | None:
         with open(home.join(KEPT_NAME), encoding="utf-8") as file:
             kept = json.load(file)
         if kept["of"] == _identity(path, version):
-            schema: dict[str, Any] = kept["schema"]
-            return schema
+            return {name: dict(kept[name]) for name in ("requests", "responses")}
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or of another kind: it is made again
     return None
@@ -108,8 +126,10 @@ def _generated(
                 [path, "app-server", "generate-json-schema", "--experimental", "--out", folder],
                 variables,
             )
-            with open(os.path.join(folder, "ClientRequest.json"), encoding="utf-8") as file:
-                schema: dict[str, Any] = json.load(file)
+            made = {
+                "requests": _load(folder, "ClientRequest"),
+                "responses": {method: _load(folder, name) for method, name in RESPONSES.items()},
+            }
         except subprocess.TimeoutExpired as error:
             raise NoCodex(
                 f"codex {version} on {host} wrote no schema within {ASK_S:.0f} s",
@@ -122,10 +142,16 @@ def _generated(
                 hint=f"there: {INSTALL}",
             ) from error
     try:
-        text = json.dumps({"of": _identity(path, version), "schema": schema})
+        text = json.dumps({"of": _identity(path, version), **made})
         replace_file(home.join(KEPT_NAME), text.encode())
     except CodexctlError:
         pass  # it is made again next time
+    return made
+
+
+def _load(folder: str, name: str) -> dict[str, Any]:
+    with open(os.path.join(folder, f"{name}.json"), encoding="utf-8") as file:
+        schema: dict[str, Any] = json.load(file)
     return schema
 
 

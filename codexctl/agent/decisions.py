@@ -49,6 +49,8 @@ async def answer(call: Call) -> None:
         answers=call.params.get("answers"),
         content=call.params.get("content"),
     )
+    assert call.agent.codex is not None, "it has asked"
+    call.agent.codex.check_response(approval.method, response)
     what = str(approval.shown.get("command") or approval.shown.get("patch") or approval.kind)
     # Before it counts: what cannot be recorded does not happen.
     call.context.record(
