@@ -122,9 +122,12 @@ class Site:
         )
         return answer.value.get("online") is True
 
-    def add(self, machine: Machine, name: str, url: str = "", token: str = "") -> None:
+    def add(
+        self, machine: Machine, name: str, url: str = "", token: str = "", environment: str = ""
+    ) -> None:
         file = self.token_file(token or self.token)
-        machine.run("hosts", "add", name, "--relay", url or self.url, "--token-file", file)
+        where = ("--relay", url or self.url, "--environment", environment or name)
+        machine.run("hosts", "add", name, *where, "--token-file", file)
 
     def restart_relay(self) -> None:
         self.serve.__exit__(None, None, None)

@@ -58,9 +58,13 @@ class Tap:
         while not self._closed:
             try:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(self._target)
             except OSError:
                 return
+            try:
+                far = socket.create_connection(self._target)
+            except OSError:
+                near.close()  # the target is down; it may come again
+                continue
             self._sockets += [near, far]
             for source, sink in ((near, far), (far, near)):
                 capture = bytearray()

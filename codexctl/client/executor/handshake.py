@@ -29,6 +29,9 @@ from codexctl.wire import relay as frames
 PROLOGUE_LABEL = "codex-exec-server-relay-noise/v1"
 # How the parts of the prologue are measured: 64 bits, or 32 in older versions.
 LENGTHS = (">Q", ">I")
+# An executor that has got about 16 bad handshakes refuses good ones as well for 10 s (seen with
+# 0.169). Its reason is the same, so that a refusal is believed when it is repeated after that.
+BELIEVED_AFTER_S = 11.0
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -48,7 +51,9 @@ class Way(NamedTuple):
 
 def open_way(record: HostRecord, key: HybridKey) -> Way:
     """Connect and shake hands. HostOffline, TokenRefused and ConnectionFailed where that fails."""
-    for lengths in LENGTHS:
+    for attempt, lengths in enumerate((*LENGTHS, LENGTHS[0])):
+        if attempt == len(LENGTHS):
+            time.sleep(BELIEVED_AFTER_S)
         try:
             return _open(record, key, lengths)
         except HandshakeRefused as error:

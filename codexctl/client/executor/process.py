@@ -24,8 +24,8 @@ READ_BYTES = 4 << 20  # asked for at once after a path was lost
 # A line says how many bytes follow; 0 is the end. The loop is left behind by a command that ends
 # before its input does, and an interrupt is for the command alone.
 FEED = (
-    'trap : INT; { while IFS= read -r n && [ "$n" != 0 ]; do dd bs="$n" count=1 iflag=fullblock; done'
-    ' <&3 2>/dev/null & } 3<&0 | "$@" 3<&-'
+    'trap : INT; { while IFS= read -r n && [ "$n" != 0 ]; do dd bs="$n" count=1 iflag=fullblock; '
+    'done <&3 2>/dev/null & } 3<&0 | "$@" 3<&-'
 )
 # The first thing on the terminal is its name between two separators, for `stty` later.
 TERMINAL = 'stty cols "$1" rows "$2"; printf "\\036%s\\036" "$(tty)"; shift 2; exec "$@"'
