@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from codexctl.cli.output import notice
-from codexctl.errors import CodexctlError
+from codexctl.errors import AuthenticationFailed, CodexctlError, ConnectionFailed
 from codexctl.paths import Home
 
 TYPE_CHECKING = False
@@ -24,7 +26,7 @@ def deliver_waiting(
     just now: it is not spoken of, and when it is refused it is forgotten and the refusal raised.
     """
     from codexctl.client.agent import call
-    from codexctl.client.outbox import deliver, delivering, drop, waiting_count
+    from codexctl.client.outbox import deliver, delivering, drop, get, waiting_count
     from codexctl.client.threads import THREADS_DB, open_threads
 
     if not os.path.exists(home.join(THREADS_DB)):
@@ -38,7 +40,8 @@ def deliver_waiting(
     def send(message: Message) -> None:
         params = {"thread": message.thread, "key": message.key}
         try:
-            call(connection, "thread.send", params, input=message.text.encode())
+            with lost_as_such(connection):
+                call(connection, "thread.send", params, input=message.text.encode())
         except CodexctlError as error:
             refusals[message.number] = error
             raise
@@ -57,9 +60,21 @@ def deliver_waiting(
     for message in ended:
         if message.number != own:
             tell(message, connection.record.name)
-        elif message.state == "refused":
-            drop(db, message.number)
-            raise refusals.get(message.number) or CodexctlError(message.error)
+    # Another process may have been quicker with it, and been refused.
+    if own is not None and (message := get(db, own)).state == "refused":
+        drop(db, own)
+        raise refusals.get(own) or CodexctlError(message.error)
+
+
+@contextmanager
+def lost_as_such(connection: Connection) -> Iterator[None]:
+    """An error that ended the session is a lost connection, not an answer: a host that stops."""
+    try:
+        yield
+    except CodexctlError as error:
+        if connection.session.closed and error.code != AuthenticationFailed.code:
+            raise ConnectionFailed(error.message, hint=error.hint) from error
+        raise
 
 
 def tell(message: Message, host: str) -> None:

@@ -43,7 +43,10 @@ def send(
         codexctl thread send 01a1fdb6 "now run the whole suite"
         git diff | codexctl thread send box:fix - --wait
     """
+    import time
+
     from codexctl.client.outbox import put
+    from codexctl.client.thread_follow import backoff, passes
     from codexctl.client.threads import matching, open_threads, remembered
 
     text = read_prompt(words, files)
@@ -55,17 +58,20 @@ def send(
     on_host = matching([t for t in remembered(db) if t.host == host], place.thread)
     name = on_host[0].id if len(on_host) == 1 else place.thread
     message = put(db, host, name, text)
-    try:
-        return _deliver(home, db, place, message, wait=wait, as_json=as_json)
-    except CodexctlError as error:
-        from codexctl.client.outbox import PASSING
-        from codexctl.errors import AuthenticationFailed, ConnectionFailed
-
-        lost = isinstance(error, ConnectionFailed) and not isinstance(error, AuthenticationFailed)
-        if not lost and error.code not in PASSING:
-            _take_back(db, message)
-            raise
-        return _kept(message, place.record, error, as_json=as_json)
+    failures = 0
+    while True:
+        try:
+            return _deliver(home, db, place, message, wait=wait, as_json=as_json)
+        except CodexctlError as error:
+            if not passes(error, None):
+                _take_back(db, message)
+                raise
+            if not wait:
+                return _kept(message, place.record, error, as_json=as_json)
+            if not failures:
+                notice(f"{place.record.name} is not reached: {error}; trying again until it is")
+        time.sleep(backoff(failures))
+        failures += 1
 
 
 def _deliver(
@@ -79,15 +85,16 @@ def _deliver(
 ) -> int:
     """Deliver all that waits for the host, this message last; then wait for the turn."""
     from codexctl.cli.target import open_connection
-    from codexctl.cli.thread_deliver import deliver_waiting
+    from codexctl.cli.thread_deliver import deliver_waiting, lost_as_such
     from codexctl.cli.thread_watch import follow_thread, last_cursor
     from codexctl.client.outbox import address
 
     record = place.record
     with open_connection(home, record) as connection:
-        found = host_thread(home, connection, place.thread)
+        with lost_as_such(connection):
+            found = host_thread(home, connection, place.thread)
+            cursor = last_cursor(connection, str(found["id"])) if wait else 0
         address(db, message.number, str(found["id"]))
-        cursor = last_cursor(connection, str(found["id"])) if wait else 0
         deliver_waiting(home, connection, wait=True, own=message.number)
         if wait:
             return follow_thread(
