@@ -71,7 +71,7 @@ def local_steps(home: Home) -> list[Step]:
         ("state", partial(check_state, home)),
         ("policy", partial(check_policy, home)),
         ("sandbox", partial(check_sandbox, home)),
-        ("codex", check_codex),
+        ("codex", partial(check_codex, home)),
         ("ssh", check_ssh),
         ("host daemon", partial(check_daemon, home)),
     ]
@@ -194,15 +194,32 @@ def check_sandbox(home: Home) -> Outcome:
     return Outcome(OK, "bubblewrap starts here")
 
 
-def check_codex() -> Outcome:
-    found = _version_of("codex", "--version")
-    if found is None:
+def check_codex(home: Home) -> Outcome:
+    """That threads could run here: codex is there, new enough and logged in."""
+    import shutil
+
+    if shutil.which("codex") is None:
         return Outcome(
             WARN,
             "codex is not on the PATH; only threads need it, commands do not",
             "npm install -g @openai/codex",
         )
-    return Outcome(OK, found)
+    from codexctl.agent.codex import find_codex
+    from codexctl.agent.errors import NoCodex
+    from codexctl.agent.login import is_logged_in
+
+    variables = dict(os.environ)
+    try:
+        codex = find_codex(home, os.environ.get("PATH", ""), variables, "this machine")
+    except NoCodex as error:
+        return Outcome(WARN, error.message, error.hint.removeprefix("there: "))
+    found = f"{codex.path}, {codex.version}"
+    logged_in = is_logged_in(codex, variables)
+    if logged_in:
+        return Outcome(OK, f"{found}, logged in")
+    if logged_in is None:
+        return Outcome(WARN, f"{found} does not start its app-server", "codex app-server --help")
+    return Outcome(WARN, f"{found} is not logged in, so its threads cannot run", "codex login")
 
 
 def check_ssh() -> Outcome:

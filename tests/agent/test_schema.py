@@ -11,8 +11,9 @@ import pytest
 from codexctl.agent.codex import INSTALL, Codex, find_codex
 from codexctl.agent.errors import NoCodex
 from codexctl.agent.schema import fault
+from codexctl.cli.doctor_checks import check_codex
 from codexctl.paths import Home
-from tests.support.codex import CODEX, needs_codex
+from tests.support.codex import CODEX, make_codex_home, needs_codex, say, serving_model
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,20 @@ def test_a_codex_that_is_of_no_use_is_told_with_the_remedy(
     with pytest.raises(NoCodex, match=wrong) as caught:
         find_codex(Home(str(tmp_path)), path, variables, "box")
     assert INSTALL in caught.value.hint or "--version" in caught.value.hint
+
+
+@needs_codex
+def test_doctor_says_whether_codex_is_logged_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CODEX is not None
+    home = Home(str(tmp_path))
+    with serving_model([[say("hello")]]) as model:
+        codex_home = make_codex_home(tmp_path / "codex", model)
+    monkeypatch.setenv("PATH", f"{Path(CODEX).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("CODEX_HOME", str(codex_home))
+    assert check_codex(home).status == "ok"
+    (codex_home / "config.toml").write_text("")
+    outcome = check_codex(home)
+    assert (outcome.status, outcome.remedy) == ("warn", "codex login")
+    assert "is not logged in" in outcome.detail

@@ -131,7 +131,7 @@ def test_a_missing_sandbox_is_a_failure_only_on_a_host(
     outcome = checks.check_sandbox(home)
     assert outcome.status == "fail"
     assert "bubblewrap" in outcome.remedy
-    assert checks.check_codex().status == "warn"
+    assert checks.check_codex(home).status == "warn"
     assert checks.check_ssh().status == "warn"
 
 
