@@ -361,3 +361,18 @@ def test_the_agent_tells_how_it_is(world: World) -> None:
     assert status["works"]
     assert status["most"] == {"sandbox": "workspace-write", "approval": "on-request"}
     assert status["events"]["last"] > 0
+
+
+def test_a_hole_in_the_events_is_told(world: World) -> None:
+    import sqlite3
+    from contextlib import closing
+
+    thread = world.start("hello")
+    last = world.laptop.events(DONE, thread=thread)[-1]["cursor"]
+    with closing(sqlite3.connect(world.host.machine.home / "agent.db")) as db:
+        db.execute("DELETE FROM events WHERE cursor < ?", (last,))
+        db.commit()
+    events = world.laptop.call("thread.watch", thread=thread, cursor=1)
+    assert events[0]["method"] == "codexctl/events/dropped"
+    assert events[0]["params"] == {"after": 1, "before": last}
+    assert events[1]["cursor"] == last

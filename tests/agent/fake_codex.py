@@ -1,0 +1,53 @@
+"""A codex that misbehaves as FAKE_CODEX says; for its schema and version it asks the real one.
+
+hang: no answer after the greeting. garbage: what is no message, for ever. stray: a little of it,
+and notifications that nobody knows. mute: no greeting. die: ends at its start, with a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+
+from websockets.asyncio.server import ServerConnection, unix_serve
+
+MODE = os.environ["FAKE_CODEX"]
+
+
+async def serve(connection: ServerConnection) -> None:
+    async for text in connection:
+        message = json.loads(text)
+        method = message.get("method")
+        if method == "initialize" and MODE == "mute":
+            continue
+        if method == "initialized" and MODE == "garbage":
+            while True:
+                await connection.send("\x00 this is no message {")
+        if method == "initialized" and MODE == "stray":
+            await connection.send("Warning: something")
+            await connection.send('{"method":"new/thing","params":{"threadId":"t9","odd":[1.50]}}')
+            await connection.send('{"method":"item/tool/call","id":7,"params":{}}')
+        if message.get("id") == 7:
+            await connection.send(json.dumps({"method": "heard", "params": message}))
+        elif "id" in message and not (MODE == "hang" and method != "initialize"):
+            await connection.send(json.dumps({"id": message["id"], "result": {"data": []}}))
+
+
+async def listen(path: str) -> None:
+    async with unix_serve(serve, path):
+        await asyncio.Event().wait()
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--version"] or "generate-json-schema" in sys.argv:
+        sys.exit(subprocess.call([os.environ["REAL_CODEX"], *sys.argv[1:]]))
+    if MODE == "die":
+        sys.exit("Error: the config has a mistake in line 3")
+    asyncio.run(listen(sys.argv[-1].removeprefix("unix://")))
+
+
+if __name__ == "__main__":
+    main()

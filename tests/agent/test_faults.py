@@ -1,0 +1,126 @@
+"""An app-server that hangs, prints garbage, or ends at once: told, restarted, and nothing stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from codexctl.agent import supervisor
+from codexctl.agent.agent import Agent
+from codexctl.agent.errors import AgentUnavailable
+from codexctl.host.environment import LoginEnvironment
+from codexctl.paths import Home
+from tests.support.codex import CODEX, needs_codex
+
+pytestmark = needs_codex
+FAKE = Path(__file__).parent / "fake_codex.py"
+WAIT_S = 60.0
+
+
+def run(folder: Path, mode: str, work: Callable[[Agent], Awaitable[None]]) -> None:
+    """Have `work` done with an agent whose codex misbehaves so."""
+    program = folder / "bin" / "codex"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n')
+    program.chmod(0o755)
+    variables = {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "FAKE_CODEX": mode,
+        "REAL_CODEX": str(CODEX),
+        "HOME": str(folder),
+    }
+
+    async def login() -> LoginEnvironment:
+        return LoginEnvironment("/bin/sh", str(folder), "person", variables)
+
+    async def main() -> None:
+        home = Home(str(folder / "home")).ensure()
+        agent = Agent(home, "box", login)
+        async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(agent.run())
+            try:
+                await work(agent)
+            finally:
+                running.cancel()
+        assert not os.path.exists(home.join("app-server.json"))
+
+    asyncio.run(main())
+
+
+async def until(agent: Agent, words: str) -> None:
+    """Until the app-server has ended for this reason, twice."""
+    while agent.supervisor.restarts < 2:
+        await asyncio.sleep(0.02)
+    assert words in agent.supervisor.reason, agent.supervisor.reason
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "BACKOFF_FIRST_S", 0.01)
+    monkeypatch.setattr(supervisor, "PING_EVERY_S", 0.1)
+
+
+def test_garbage_is_borne_for_a_while_and_then_not(tmp_path: Path) -> None:
+    async def work(agent: Agent) -> None:
+        agent.supervisor.want()
+        await until(agent, "it wrote what is no message")
+
+    run(tmp_path, "garbage", work)
+
+
+def test_one_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "PING_S", 0.5)
+
+    async def work(agent: Agent) -> None:
+        with pytest.raises(AgentUnavailable, match="is gone"):
+            await agent.call("thread/list", {})
+        await until(agent, "it hangs: no answer within")
+
+    run(tmp_path, "hang", work)
+
+
+def test_one_that_never_greets_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "READY_S", 0.5)
+
+    async def work(agent: Agent) -> None:
+        agent.supervisor.want()
+        await until(agent, "it did not answer within")
+
+    run(tmp_path, "mute", work)
+
+
+def test_one_that_ends_at_its_start_says_why_to_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SOON_S", 0.0)
+
+    async def work(agent: Agent) -> None:
+        with pytest.raises(AgentUnavailable, match="the config has a mistake in line 3"):
+            await agent.call("thread/list", {})
+        await until(agent, "the config has a mistake in line 3")
+
+    run(tmp_path, "die", work)
+
+
+def test_what_is_not_known_passes_through_untouched(tmp_path: Path) -> None:
+    async def work(agent: Agent) -> None:
+        assert await agent.call("thread/list", {}) == {"data": []}
+        while not (page := agent.store.page("t9", 0)):
+            await agent.changed(agent.store.last)
+        assert page[0].line == '{"method":"new/thing","params":{"threadId":"t9","odd":[1.50]}}'
+        # A request that nobody here can serve is refused, not left waiting.
+        while not (heard := [e for e in agent.store.page(None, 0) if '"heard"' in e.line]):
+            await agent.changed(agent.store.last)
+        assert (
+            "does not serve item/tool/call"
+            in json.loads(heard[0].line)["params"]["error"]["message"]
+        )
+        assert agent.supervisor.restarts == 0
+
+    run(tmp_path, "stray", work)
