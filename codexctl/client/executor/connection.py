@@ -76,7 +76,7 @@ class ExecutorConnection:
     def __init__(self, record: HostRecord, notice: Callable[[str], None]) -> None:
         self.record = record
         self.notice = notice
-        self.environment = Environment("", "", "/", "", "", True)
+        self.environment = Environment("", "", "/", "", "", True, False)
         self._key = HybridKey.generate()
         self._way: Way | None = None
         self._registration_id = ""

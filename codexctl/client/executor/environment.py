@@ -14,12 +14,13 @@ class Environment(NamedTuple):
     home: str
     os: str
     urls: bool  # whether paths travel as file:// URLs
+    writes_blocks: bool  # whether a file can be written in pieces
 
 
 def parse_environment(info: object) -> Environment:
     """The `environmentInfo` of an answer; what is missing there is left empty."""
     value: dict[str, Any] = info if isinstance(info, dict) else {}
-    shell = value.get("shell")
+    shell, able = value.get("shell"), value.get("capabilities")
     cwd = str(value.get("cwd") or "file:///")
     return Environment(
         version=str(value.get("executorVersion") or "")[:64],
@@ -28,6 +29,7 @@ def parse_environment(info: object) -> Environment:
         home=_local(str(value.get("userHomeDir") or "")),
         os=str(value.get("platformOs") or "")[:64],
         urls=cwd.startswith("file:"),
+        writes_blocks=isinstance(able, dict) and able.get("fileWriteStreaming") is True,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 import shlex
 import time
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 
 from codexctl.client.executor.blocks import Blocks, metadata
@@ -20,6 +21,7 @@ from codexctl.transfer.source import Found, Unreadable, expand_sources, open_fil
 from codexctl.transfer.summary import Summary
 from codexctl.wire.files import CONTENTS, DIRECTORY, FILE, MAX_NAME_BYTES, PART_SUFFIX
 
+MAX_WHOLE_BYTES = 32 << 20  # of a file where blocks cannot be written: a message has 64 MiB
 SCRIPT_BYTES = 48 << 10  # of one script; an argument may have 128 KiB
 # Each is called with a number first, which it prints where it fails: p MODE TIME PART NAME gives a
 # file its name, d MODE TIME NAME is of a folder, l TARGET NAME makes a link.
@@ -125,12 +127,28 @@ class _Upload:
         if len(posixpath.basename(part).encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES:
             raise CodexctlError("its name is too long for a partial copy")
         fd, _ = open_file(found.path, follow=len(found.parts) == 1)
-        with open(fd, "rb") as file, Blocks(self._connection, part, "replace") as blocks:
-            size = blocks.write(file.read, self._moved)
+        with open(fd, "rb") as file:
+            if self._connection.environment.writes_blocks:
+                with Blocks(self._connection, part, "replace") as blocks:
+                    size = blocks.write(file.read, self._moved)
+            else:
+                size = self._whole(part, file.read(MAX_WHOLE_BYTES + 1))
         self.summary.files += 1
         self.summary.bytes += size
         if self._posix:
             self._line("p", path, f"{found.mode:o}", _stamp(found.mtime_ns), part, path)
+
+    def _whole(self, part: str, content: bytes) -> int:
+        """Write a file in one call, as older versions have it; its size."""
+        if len(content) > MAX_WHOLE_BYTES:
+            raise CodexctlError(
+                f"codex {self._connection.environment.version} there takes no file of over "
+                f"{MAX_WHOLE_BYTES >> 20} MiB: update it"
+            )
+        path, data = self._connection.path(part), b64encode(content).decode()
+        self._connection.call("fs/writeFile", {"path": path, "dataBase64": data})
+        self._moved(len(content))
+        return len(content)
 
     def _moved(self, size: int) -> None:
         self._step(self.summary.bytes + size)
