@@ -94,7 +94,7 @@ def answer(
     _show(approval)
     params: dict[str, Any] = {}
     if approval.get("kind") == "elicitation":
-        params = {"decision": "accept", "content": _content(content, given)}
+        params = {"decision": "accept", "content": _content(approval, content, given)}
     elif approval.get("kind") == "question":
         params = {"decision": "answer", "answers": _answers(approval, given)}
     else:
@@ -281,10 +281,20 @@ def _ask(question: dict[str, Any], name: str) -> str:
     return said
 
 
-def _content(content: str | None, given: tuple[str, ...]) -> dict[str, Any]:
-    """A form's content: the JSON object, and NAME=VALUE texts beside it."""
+def _content(
+    approval: dict[str, Any], content: str | None, given: tuple[str, ...]
+) -> dict[str, Any]:
+    """A form's content: the JSON object, NAME=VALUE beside it, and what is asked for here."""
     import json
 
+    form = approval.get("elicitation") or {}
+    schema = form.get("requestedSchema") or {}
+    fields: dict[str, Any] = schema.get("properties") or {}
+    if not fields:
+        raise UsageError(
+            "this asks for a yes or no, not for an answer",
+            hint=f"codexctl thread approve {approval['id']}",
+        )
     try:
         value = json.loads(content) if content is not None else {}
     except ValueError as error:
@@ -293,7 +303,32 @@ def _content(content: str | None, given: tuple[str, ...]) -> dict[str, Any]:
         raise UsageError("--content is a JSON object")
     for text in given:
         name, equals, said = text.partition("=")
-        if not equals:
-            raise UsageError(f"{text} is no NAME=VALUE")
-        value[name] = said
+        if not equals and len(fields) == 1:
+            name, said = next(iter(fields)), text
+        elif not equals or name not in fields:
+            raise UsageError(f"{text} fills no field", hint=f"NAME=VALUE of {', '.join(fields)}")
+        value[name] = _typed(said, fields[name])
+    for name in schema.get("required") or ():
+        if name not in value:
+            field = fields.get(name) or {}
+            question = {"question": field.get("title") or field.get("description") or name}
+            value[name] = _typed(_ask(question, name), field)
+    return value
+
+
+def _typed(text: str, field: Any) -> Any:
+    """A text as the type that the form's schema wants. UsageError."""
+    import json
+
+    kind = field.get("type") if isinstance(field, dict) else None
+    if kind not in ("boolean", "integer", "number"):
+        return text
+    text = {"yes": "true", "no": "false"}.get(text.lower(), text.lower())
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    fits = isinstance(value, bool) if kind == "boolean" else type(value) in (int, float)
+    if not fits or (kind == "integer" and not isinstance(value, int)):
+        raise UsageError(f"{text} is no {kind}")
     return value

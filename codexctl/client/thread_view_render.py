@@ -281,7 +281,10 @@ def inbox_lines(
 
 
 def _command_for(approval: Mapping[str, Any]) -> str:
-    verb = "answer" if approval.get("kind") in ("question", "elicitation") else "approve"
+    form = approval.get("elicitation")
+    schema = form.get("requestedSchema") if isinstance(form, Mapping) else None
+    fields = schema.get("properties") if isinstance(schema, Mapping) else None
+    verb = "answer" if approval.get("kind") == "question" or fields else "approve"
     return f"codexctl thread {verb} {str(approval.get('id') or '')[:13]}"
 
 

@@ -149,9 +149,10 @@ def second(world: World) -> Iterator[Host]:
     """Another host, paired with the laptop."""
     folder = world.folder / "second"
     folder.mkdir()
-    codex = world.box.machine.environment["CODEX_HOME"]
     host = Host(folder, world.outside / "second", world.model, "attic")
-    assert codex != host.machine.environment["CODEX_HOME"]
+    host.machine.home.mkdir()
+    policy = '[threads]\nsandbox = "danger-full-access"\n'
+    (host.machine.home / "policy.toml").write_text(policy)
     host.start()
     try:
         host.pair(world.laptop)
@@ -163,8 +164,8 @@ def second(world: World) -> Iterator[Host]:
 def test_several_hosts_are_one_inbox_and_one_list(world: World, second: Host) -> None:
     here = world.start("ask echo here", "--name", "same name", check=10)
     done = world.laptop.run(
-        "thread", "start", "attic", "ask echo there", "--name", "same name", "--wait", "--json",
-        check=10,
+        "thread", "start", "attic", "question there", "--name", "same name", "--wait", "--json",
+        "--sandbox", "danger-full-access", check=10,
     )  # fmt: skip
     there = json.loads(done.stdout.splitlines()[0])["id"]
     found = {a["thread"]: a["host"] for a in world.laptop.json("inbox")}
@@ -172,7 +173,13 @@ def test_several_hosts_are_one_inbox_and_one_list(world: World, second: Host) ->
     ambiguous = world.laptop.run("thread", "show", "same name", check=2)
     assert f"attic:{there}".encode() in ambiguous.stderr
     assert world.laptop.run("thread", "show", "attic:same name", "--json").returncode == 0
-    world.laptop.run("thread", "approve", there[:20], "--yes")
+    # What asks nobody is marked wherever it is shown.
+    for words in (("thread", "list", "attic"), ("inbox", "attic")):
+        assert b"[asks nobody]" in world.laptop.run(*words).stdout
+        assert b"[asks nobody]" not in world.laptop.run(*words[:-1], "box").stdout
+    for words in (("thread", "show", there), ("thread", "watch", there, "--no-follow")):
+        assert b"asks nobody" in world.laptop.run(*words).stderr
+    world.laptop.run("thread", "answer", there, "red")
     second.stop()
     # A host that is away is told of, and the others are shown.
     partly = world.laptop.run("inbox")

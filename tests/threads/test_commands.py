@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.codex import needs_codex
+from tests.threads.terminal import Terminal
 from tests.threads.world import World
 
 pytestmark = needs_codex
@@ -218,11 +219,54 @@ def test_what_is_not_offered_is_refused_with_what_is(world: World) -> None:
     world.laptop.run("thread", "watch", thread, "--wait")
 
 
-def test_full_access_is_shown_wherever_the_thread_is(world: World) -> None:
+def test_questions_permissions_and_forms_are_answered(world: World) -> None:
+    thread = world.start("question please", check=10)
+    listed = world.laptop.run("inbox").stdout.decode()
+    assert "color: Which?\n    - red  r" in listed
+    assert "codexctl thread answer " in listed
+    wrong = world.laptop.run("thread", "approve", thread, "--yes", check=2)
+    assert b"takes an answer" in wrong.stderr
+    world.laptop.run("thread", "answer", thread, "blue")
+    world.laptop.run("thread", "watch", thread, "--wait")
+    assert "blue" in json.dumps(world.model.requests[-1]["input"][-1])
+
+    thread = world.start("permissions please", check=10)
+    world.laptop.run("thread", "approve", thread, "--for-session", "--yes")
+    world.laptop.run("thread", "watch", thread, "--wait")
+    assert "session" in json.dumps(world.model.requests[-1]["input"][-1])
+
+    thread = world.start("greet me", check=10)
+    plain = world.laptop.run("thread", "answer", thread, check=2)
+    assert b"codexctl thread approve" in plain.stderr
+    world.laptop.run("thread", "approve", thread, "--yes")
+    world.laptop.run("thread", "watch", thread, "--wait", "--cursor", "now", check=10)
+    world.laptop.run("thread", "answer", thread, "name=Ada")
+    world.laptop.run("thread", "watch", thread, "--wait")
+    assert "Ada" in json.dumps(world.model.requests[-1]["input"][-1])
+
+
+def test_full_access_is_refused_where_the_owner_has_not_allowed_it(world: World) -> None:
     refused = world.laptop.run(
         "thread", "start", "box", "say hi", "--sandbox", "danger-full-access", check=126
     )
     assert b"policy" in refused.stderr
+
+
+def test_a_long_diff_is_paged_in_colour(world: World) -> None:
+    thread = world.start("patch")
+    world.laptop.environment["CODEXCTL_PAGER"] = "sed s/^/PAGED:/"
+    try:
+        with Terminal(world.laptop, "thread", "diff", thread, rows=5) as terminal:
+            assert terminal.wait() == 0
+        assert "PAGED:+hello world" in terminal.output
+        assert "\x1b[32m+hello world" in terminal.raw
+        with Terminal(world.laptop, "thread", "diff", thread, rows=60) as terminal:
+            assert terminal.wait() == 0
+        assert "PAGED:" not in terminal.output
+    finally:
+        del world.laptop.environment["CODEXCTL_PAGER"]
+        for words in (["checkout", "-q", "a.txt"], ["clean", "-qf"]):
+            subprocess.run(["git", *words], cwd=world.box.work, check=True)
 
 
 def test_threads_complete_by_id_and_name(world: World) -> None:

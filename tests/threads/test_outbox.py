@@ -230,11 +230,30 @@ def test_answers_are_matched_with_their_questions() -> None:
         _answers(two, ("q1=a",))
 
 
-def test_the_content_of_a_form() -> None:
-    assert _content('{"n": 1}', ("name=x",)) == {"n": 1, "name": "x"}
-    for content, texts in (("[1]", ()), ("{", ()), (None, ("x",))):
+def form(**fields: str) -> dict[str, Any]:
+    properties = {name: {"type": kind} for name, kind in fields.items()}
+    schema = {"properties": properties, "required": list(fields)}
+    return {"id": "a", "elicitation": {"requestedSchema": schema}}
+
+
+def test_the_content_of_a_form_has_the_types_of_its_schema() -> None:
+    two = form(name="string", n="integer")
+    assert _content(two, '{"n": 1}', ("name=x",)) == {"n": 1, "name": "x"}
+    assert _content(two, None, ("name=1", "n=2")) == {"name": "1", "n": 2}
+    assert _content(form(ok="boolean"), None, ("yes",)) == {"ok": True}
+    assert _content(form(x="number"), None, ("x=1.5",)) == {"x": 1.5}
+    for asked, content, texts in (
+        (two, "[1]", ()),
+        (two, "{", ()),
+        (two, None, ("x",)),
+        (two, None, ("y=1",)),
+        (two, None, ("n=1.5",)),
+        (two, None, ("name=x",)),
+        (form(ok="boolean"), None, ("1",)),
+        ({"id": "a", "elicitation": {}}, None, ()),
+    ):
         with pytest.raises(UsageError):
-            _content(content, texts)
+            _content(asked, content, texts)
 
 
 def test_what_is_decided_is_what_the_hash_is_of() -> None:

@@ -6,6 +6,7 @@
 | run COMMAND | runs it in the sandbox, then says `done` |
 | ask COMMAND | runs it outside the sandbox, which needs approval, then says `done` |
 | patch | changes a.txt and adds new.txt, then says `done` |
+| question, permissions, greet | asks a person, as tests/agent/model.py does |
 | fail | answers with an error |
 """
 
@@ -20,6 +21,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.agent.model import FEATURES
+from tests.agent.model import script as asking
 from tests.support.codex import (
     CODEX,
     Item,
@@ -63,6 +66,8 @@ def script(request: Request) -> list[Item]:
         return [fail("the model is told to fail")]
     if verb == "say" or after:
         return [{**say(rest if verb == "say" else "done"), "id": f"m{number}"}]
+    if verb in ("question", "permissions", "greet"):
+        return asking(request)
     if verb == "run":
         first = {**say(f"I run {rest.split()[0]}."), "id": f"m{number}"}
         return [first, run_command(rest, call=call)]
@@ -81,6 +86,8 @@ class Host:
         """`codex` becomes the CODEX_HOME, which must not be below /tmp: no sandbox starts then."""
         assert CODEX is not None
         codex_home = make_codex_home(codex, model, approval="on-request", sandbox="workspace-write")
+        with (codex_home / "config.toml").open("a") as file:
+            file.write(FEATURES)
         person, programs = folder / "person", folder / "bin"
         person.mkdir()
         programs.mkdir()
