@@ -1,8 +1,9 @@
 """`python -m codexctl.agent.guard FOLDER COMMAND…`: keeps an app-server over a daemon's restart.
 
-The guard starts COMMAND in a group of its own and listens on FOLDER/guard.sock. A daemon holds a
-connection to it for as long as it lives. When none has been held for LONELY_S, or the last one said
-`end`, or COMMAND has ended, the whole group ends and the folder goes.
+The guard listens on FOLDER/guard.sock, goes into the background and starts COMMAND in its group,
+which is that of the process that was started. A daemon holds a connection to it for as long as it
+lives. When none has been held for LONELY_S, or the last one said `end`, or COMMAND has ended, the
+whole group ends and the folder goes.
 
 It is a process of its own because an approval that waits for a person lives in the app-server: were
 that to end with the daemon, so would the turn.
@@ -31,6 +32,8 @@ def main(folder: str, command: list[str]) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(os.path.join(folder, SOCKET))
     listener.listen()
+    if os.fork():
+        os._exit(0)  # who started this learns that it listens, and has no child to look after
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         _wait(listener, process)

@@ -147,12 +147,10 @@ async def _started(
             cwd=login.home,
             start_new_session=True,
         )
-    end = time.monotonic() + LISTEN_S
-    while time.monotonic() < end and process.returncode is None:
-        held = await _hold(folder)
-        if held is not None:
-            return held, process.pid
-        await asyncio.sleep(LOOK_EVERY_S)
+    await process.wait()
+    held = await _hold(folder)
+    if held is not None:
+        return held, process.pid
     raise AgentUnavailable("the app-server's guard does not start", hint="see: codexctl doctor")
 
 
