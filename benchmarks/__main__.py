@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.row import Row
 
-MODULES = ("sessions", "relay", "provision")
+MODULES = ("sessions", "relay", "provision", "threads")
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,15 @@ def with_codex(folder: Path, model: Model, *, approval: str = "on-request") -> M
 class ThreadHost:
     """`codexctl up` on a machine with codex, named `box`; its workspace is `machine.cwd`."""
 
-    def __init__(self, folder: Path, model: Model, *, policy: str = "", config: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: Model,
+        *,
+        policy: str = "",
+        config: str = "",
+        before: Callable[[Path], None] | None = None,
+    ) -> None:
         self.folder = folder
         self.model = model
         self.machine = with_codex(folder / "host", model)
@@ -43,6 +51,8 @@ class ThreadHost:
         if policy:
             self.machine.home.mkdir(parents=True, mode=0o700)
             (self.machine.home / "policy.toml").write_text(policy)
+        if before is not None:
+            before(self.machine.home)
         self.up = self._start("127.0.0.1:0")
         self.relay: str = self.up.event("ready")["relay"]
 
