@@ -35,6 +35,8 @@ from codexctl.errors import CodexctlError, ProtocolError
 CLONE_TIMEOUT_S = 900.0
 HAVE = "refs/have"
 ARRIVED = "refs/codexctl/handoff"
+# Writing files waits for the disk more than for a processor.
+_PARALLEL = ("checkout.workers=4", "checkout.thresholdForParallelism=100")
 BRANCH_SETTINGS = ("remote", "merge", "rebase")
 # What old histories have and harms nobody; all else that git's fsck knows refuses a bundle.
 _TOLERATED = (
@@ -164,7 +166,8 @@ def apply(folder: str, place: str, snapshot: Snapshot) -> None:
     )  # fmt: skip
     _point(git, snapshot)
     _fill_index(git, snapshot, meta)
-    git.run("checkout-index", "--quiet", "--all", "--force", ok=(0, 1, 128))
+    writing = git._replace(config=_PARALLEL)
+    writing.run("checkout-index", "--quiet", "--all", "--force", "--index", ok=(0, 1, 128))
     _write_files(folder, place, snapshot, meta)
     _flag(git, meta)
     git.run("update-index", "-q", "--refresh", ok=(0, 1))
@@ -291,7 +294,7 @@ def _write_files(folder: str, place: str, snapshot: Snapshot, meta: _Meta) -> No
     raw = Git(
         os.path.join(folder, "carrier.git"), work_tree=place,
         index_file=os.path.join(folder, "work.index"),
-        config=("core.bare=false", "checkout.workers=0"),
+        config=("core.bare=false", *_PARALLEL),
     )  # fmt: skip
     info = os.path.join(raw.git_dir, "info")
     os.makedirs(info, exist_ok=True)
@@ -299,7 +302,7 @@ def _write_files(folder: str, place: str, snapshot: Snapshot, meta: _Meta) -> No
         file.write(RAW_ATTRIBUTES)
     # Git takes no path into an index that leaves the tree or means its own folder.
     _believe(raw.run, "read-tree", "--reset", snapshot.work)
-    _believe(raw.run, "checkout-index", "--quiet", "--all", "--force")
+    _believe(raw.run, "checkout-index", "--quiet", "--all", "--force", "--index")
     raw.run("update-index", "-q", "--refresh", ok=(0, 1))
     for record in meta.records("modes"):
         mode, _, path = record.partition(b" ")
