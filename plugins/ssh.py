@@ -57,8 +57,14 @@ CONFIG_ENV = "CODEXCTL_SSH_CONFIG"
 _DESTINATION = re.compile(r"(?:[A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9._:][A-Za-z0-9._:-]*\Z")
 
 LOOK = """
-command -v codex >/dev/null 2>&1 && echo "codex yes" || echo "codex no"
-command -v codexctl >/dev/null 2>&1 && echo "codexctl yes" || echo "codexctl no"
+shell=$(getent passwd "$(id -un)" 2>/dev/null | cut -d: -f7)
+[ -x "$shell" ] || shell=/bin/sh
+for name in codex codexctl; do
+  case "$shell" in
+    */csh|*/tcsh) "$shell" -c "which $name" ;;
+    *) "$shell" -lc "command -v $name" ;;
+  esac </dev/null >/dev/null 2>&1 && echo "$name yes" || echo "$name no"
+done
 for key in /etc/ssh/ssh_host_*_key.pub; do
   [ -r "$key" ] && echo "key $(cut -d' ' -f1,2 "$key")"
 done
@@ -138,7 +144,10 @@ class SshAccount(Account):
         found = self._look(destination)
         lines = [f"{destination} is reached as {user}, its host key is known"]
         if found["codex"] == ["no"]:
-            lines.append("codex is missing there and will be installed, unless --bare")
+            lines.append(
+                "codex is missing there and will be installed for this user, with ~/.local/bin on "
+                "the login shell's PATH, unless --bare"
+            )
         if found["codexctl"] == ["no"]:
             lines.append("codexctl will be installed in its ~/.local/share/codexctl, unless --bare")
         extra = {"codex": "missing"} if found["codex"] == ["no"] else {}

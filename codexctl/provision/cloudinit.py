@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from codexctl.errors import CodexctlError, UsageError
 from codexctl.paths import Home
+from codexctl.provision.codex import install_script
 from codexctl.provision.errors import UserDataTooLarge
 from codexctl.provision.templates import render
 from codexctl.secret import Secret
@@ -29,25 +30,6 @@ BASE_PACKAGES = ("bubblewrap", "ca-certificates", "curl", "git", "python3", "pyt
 """What codexctl's host and codex need beyond a cloud image."""
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+:~=-]*\Z")
-
-CODEX_INSTALL = """\
-#!/bin/sh
-# The official codex, from its own releases, unless the image has it.
-set -eu
-command -v codex >/dev/null 2>&1 && exit 0
-case "$(uname -m)" in
-  aarch64|arm64) target=aarch64-unknown-linux-musl ;;
-  *) target=x86_64-unknown-linux-musl ;;
-esac
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-curl -fsSL --proto '=https' --retry 3 --max-time 300 -o "$folder/codex.tar.gz" \\
-  "https://github.com/openai/codex/releases/latest/download/codex-$target.tar.gz"
-tar -xzf "$folder/codex.tar.gz" -C "$folder"
-mkdir -p "/usr/local/bin"
-install -m 0755 "$folder/codex-$target" "/usr/local/bin/codex"
-"/usr/local/bin/codex" --version
-"""
 
 
 class Step(NamedTuple):
@@ -108,7 +90,7 @@ def read_setup(path: str) -> bytes:
 
 def steps_of(setup: Sequence[str], *, bare: bool) -> list[Step]:
     """The steps in order: codex unless bare, then the person's scripts."""
-    steps = [] if bare else [_step("10-codex", CODEX_INSTALL.encode())]
+    steps = [] if bare else [_step("10-codex", install_script().encode())]
     for number, path in enumerate(setup):
         label = re.sub(r"[^A-Za-z0-9]+", "-", os.path.basename(path)).strip("-") or "setup"
         steps.append(_step(f"{20 + number:02d}-{label}", read_setup(path)))

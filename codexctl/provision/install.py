@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 
 from codexctl.errors import CodexctlError, ConnectionFailed
-from codexctl.provision.cloudinit import CODEX_INSTALL
+from codexctl.provision.codex import install_script
 from codexctl.provision.journal import Workspace
 from codexctl.provision.keys import WorkspaceFiles, public_key_of_line
 from codexctl.provision.readiness import NotReady, Teller
@@ -54,10 +54,53 @@ if [ -d "$folder/home" ]; then
   [ ! -r "$folder/home/host.pid" ] || kill "$(cat "$folder/home/host.pid")" 2>/dev/null
   rmdir "$HOME/workspace" 2>/dev/null
 fi
-for link in "$HOME/.local/bin/codexctl" /usr/local/bin/codexctl; do
-  [ "$(readlink "$link" 2>/dev/null)" != "$folder/venv/bin/codexctl" ] || rm -f "$link" 2>/dev/null
+for link in "$HOME/.local/bin/codexctl" "$HOME/.local/bin/codex" /usr/local/bin/codexctl; do
+  case "$(readlink "$link" 2>/dev/null)" in "$folder"/*) rm -f "$link" 2>/dev/null ;; esac
+done
+rm -f "$HOME/.config/fish/conf.d/codexctl.fish"
+for file in .profile .bash_profile .bash_login .zprofile .cshrc .tcshrc; do
+  file=$HOME/$file
+  grep -qs " # by codexctl$" "$file" || continue
+  # Written through, so that mode, owner and a symlink stay what they are.
+  grep -v " # by codexctl$" "$file" >"$folder/rest" || true
+  cat "$folder/rest" >"$file"
+  [ -s "$file" ] || rm -f "$file"
 done
 rm -rf "$folder"
+"""
+# Each shell's own way; what is written ends with the mark that the uninstaller looks for, or is a
+# file of codexctl's own.
+ON_PATH = """
+shell=$(getent passwd "$(id -un)" 2>/dev/null | cut -d: -f7)
+[ -x "$shell" ] || shell=/bin/sh
+bin=$HOME/.local/bin
+found() {
+  case "$shell" in
+    */csh|*/tcsh) "$shell" -c 'which codex' ;;
+    *) "$shell" -lc 'command -v codex' ;;
+  esac </dev/null >/dev/null 2>&1
+}
+append() {
+  [ ! -s "$1" ] || [ -z "$(tail -c1 "$1")" ] || echo >>"$1"
+  printf '%s # by codexctl\\n' "$2" >>"$1"
+}
+if ! found; then
+  case "$shell" in
+    */fish)
+      mkdir -p "$HOME/.config/fish/conf.d"
+      echo "set -gx PATH '$bin' \\$PATH" >"$HOME/.config/fish/conf.d/codexctl.fish" ;;
+    */csh|*/tcsh)
+      file=$HOME/.cshrc; [ ! -e "$HOME/.tcshrc" ] || file=$HOME/.tcshrc
+      append "$file" "set path = ( '$bin' \\$path )" ;;
+    */zsh) append "$HOME/.zprofile" "PATH='$bin':\\$PATH" ;;
+    *)
+      file=$HOME/.profile
+      for own in .bash_login .bash_profile; do
+        case "$shell" in */bash) [ ! -e "$HOME/$own" ] || file=$HOME/$own ;; esac
+      done
+      append "$file" "PATH='$bin':\\$PATH" ;;
+  esac
+fi
 """
 PUT_WHEEL = f"""
 set -eu
@@ -132,13 +175,25 @@ def _await_key(link: Link, new: str) -> None:
 
 
 def install_codex(link: Link, workspace: Workspace, tell: Teller) -> None:
-    """The official codex into an adopted machine's ~/.local/bin, as its plan has said."""
+    """The official codex for the user of an adopted machine, as its plan has said.
+
+    Found by the login shell, whichever it is: `~/.local/bin` is put on its PATH where it is not.
+    """
     tell("codex", "waiting", "installing it")
-    script = CODEX_INSTALL.replace("/usr/local/bin", "$HOME/.local/bin")
-    result = link.run(script, timeout_s=INSTALL_TIMEOUT_S)
+    _send_uninstaller(link)
+    script = install_script(f"{FOLDER}/codex", "$HOME/.local/bin")
+    result = link.run(f"(\n{script}) || exit 1\n{ON_PATH}", timeout_s=INSTALL_TIMEOUT_S)
     if result.status != 0:
         tell("codex", "failed", result.reason)
         raise NotReady("codex", result.reason, workspace.name)
+
+
+def _send_uninstaller(link: Link) -> None:
+    link.check(
+        f'mkdir -p "{FOLDER}" && cat >"{FOLDER}/uninstall" && chmod 755 "{FOLDER}/uninstall"',
+        what="sending the uninstaller",
+        data=UNINSTALL.encode(),
+    )
 
 
 def install_codexctl(link: Link, workspace: Workspace, tell: Teller) -> None:
@@ -147,11 +202,7 @@ def install_codexctl(link: Link, workspace: Workspace, tell: Teller) -> None:
     tell("codexctl", "waiting", name)
     lead = f"NAME={name}\n"
     link.check(lead + PUT_WHEEL, what="sending codexctl", data=wheel)
-    link.check(
-        f'cat >"{FOLDER}/uninstall" && chmod 755 "{FOLDER}/uninstall"',
-        what="sending the uninstaller",
-        data=UNINSTALL.encode(),
-    )
+    _send_uninstaller(link)
     result = link.run(lead + INSTALL, timeout_s=INSTALL_TIMEOUT_S)
     if result.status != 0:
         tell("codexctl", "failed", result.reason)

@@ -29,6 +29,7 @@ stderr: `error`, `message`, `hint`, `exit_code`. Exit statuses of codexctl's own
 | `CODEXCTL_HOME` | the folder of all state of one identity; `~/.codexctl` without it |
 | `CODEXCTL_RELAY` | the relay that `provision` pairs a workspace through |
 | `CODEXCTL_RELAY_TOKEN` | the relay's token for `host serve`, `host install` and `provision` |
+| `CODEXCTL_NPM_REGISTRY` | a mirror of npm's, from which workspaces get the official codex |
 | `CODEXCTL_SSH_CONFIG` | another file than `~/.ssh/config` |
 | `CODEXCTL_DEBUG` | set: tracebacks with every error, and news of paths that are lost and found |
 | `NO_COLOR` | set: no colours, also in QR codes |

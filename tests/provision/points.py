@@ -1,7 +1,7 @@
 """Numbered points of a run at which a test can kill the process or cut its network.
 
-CODEXCTL_TEST_KILL=N, or CODEXCTL_TEST_DROP=N with a network of network.py; that one takes labels as
-well, with commas between them.
+CODEXCTL_TEST_KILL=N, or CODEXCTL_TEST_DROP=N with a network of network.py. A label does as well, and
+several to drop at have commas between them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def point(label: str) -> None:
     if log:
         with open(log, "a", encoding="utf-8") as file:
             file.write(f"{label}\n")
-    if os.environ.get("CODEXCTL_TEST_KILL") == str(_count):
+    if os.environ.get("CODEXCTL_TEST_KILL") in (str(_count), label):
         os.kill(os.getpid(), signal.SIGKILL)
     wanted = {str(_count), label} & set(os.environ.get("CODEXCTL_TEST_DROP", "").split(","))
     if wanted - _dropped:

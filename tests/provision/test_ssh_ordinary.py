@@ -24,6 +24,7 @@ import pytest
 
 from tests.provision import machine
 from tests.provision.conftest import World
+from tests.provision.npm_registry import VERSION, npm_registry
 from tests.provision.test_ssh_provider import Devbox
 
 pytestmark = pytest.mark.skipif(bool(machine.unavailable()), reason=machine.unavailable())
@@ -158,6 +159,40 @@ def test_codexctl_is_installed_by_an_ordinary_user_and_taken_away(world: World) 
     run_by(world, devbox, "workspace", "destroy", "box", "--yes")
     left = [path for path in devbox.home.rglob("*") if "codexctl" in path.name]
     assert left == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish", "csh", "zsh"])
+def test_codex_is_put_on_the_path_of_any_login_shell_and_taken_off(
+    world: World, shell: str
+) -> None:
+    path = shutil.which(shell)
+    if path is None:
+        pytest.skip(f"{shell} is not installed")
+    devbox = Devbox(world.folder, path, uid=UID)
+    (devbox.folder / "bin" / "codex").unlink()
+    (devbox.home / ".profile").write_text("# mine, without a last line's end")
+    (devbox.home / ".cshrc").write_text("set mine = 1\n")
+    for name in (".profile", ".cshrc"):
+        os.chown(devbox.home / name, UID, UID)
+    before = {name: content for name, (_, content) in devbox.snapshot().items()}
+    with npm_registry() as registry:
+        # The wheel is not sent: what is looked at is how codex is found.
+        done = world.run(
+            *(word for word in BARE if word != "--bare"),
+            "--no-pair",
+            CODEXCTL_SSH_CONFIG=str(devbox.config),
+            CODEXCTL_NPM_REGISTRY=registry,
+            CODEXCTL_TEST_KILL="journal prepared",
+        )
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert any("codex is missing" in note for note in events[0]["notes"])
+    (found,) = [e for e in events if (e.get("stage"), e.get("state")) == ("codex", "ok")]
+    assert f"codex-cli {VERSION}" in found["detail"]
+    run_by(world, devbox, "workspace", "destroy", "box", "--yes")
+    after = {name: content for name, (_, content) in devbox.snapshot().items()}
+    assert {name: text.rstrip(b"\n") for name, text in after.items()} == {
+        name: text.rstrip(b"\n") for name, text in before.items()
+    }
 
 
 def test_with_a_key_of_the_agent_through_a_jump_host(world: World, tmp_path: Path) -> None:
