@@ -66,7 +66,7 @@ def locate(home: Home, text: str) -> Place:
 def _paired(home: Home) -> list[HostRecord]:
     from codexctl.client.store import HostStore
 
-    records = HostStore(home).all()
+    records = HostStore(home).paired()
     if not records:
         raise UsageError("no hosts yet", hint="pair with one: codexctl pair URL")
     return records
@@ -150,18 +150,33 @@ def at_thread(home: Home, text: str) -> Iterator[tuple[Connection, dict[str, Any
     place = locate(home, text)
     with ExitStack() as stack:
         connection = stack.enter_context(at_host(home, place.record))
+        elsewhere: Place | None = None
         try:
             thread = host_thread(home, connection, place.thread)
+            elsewhere = _moved(home, thread)
         except CodexctlError as error:
             if error.code != "unknown-thread":
                 raise
-            # It may have moved since it was remembered; the host's error stands where it has not.
+            # It may be elsewhere since it was remembered; the error stands where it is not.
             elsewhere = locate(home, text)
             if elsewhere.record == place.record:
                 raise
+        if elsewhere is not None:
             connection = stack.enter_context(at_host(home, elsewhere.record))
             thread = host_thread(home, connection, elsewhere.thread)
         yield connection, thread
+
+
+def _moved(home: Home, thread: dict[str, Any]) -> Place | None:
+    """Where a thread went that was handed off, if this device knows that host."""
+    from codexctl.client.store import HostStore
+
+    name = thread.get("moved_to")
+    record = HostStore(home).find(str(name)) if name else None
+    if record is None:
+        return None
+    notice(f"it has moved to {record.name}")
+    return Place(record, str(thread["id"]))
 
 
 @contextmanager

@@ -234,6 +234,18 @@ class ThreadView:
         self.status, self.outcome = "failed", "failed"
         self._notice(str(params.get("message") or "the app-server ended"), "failed")
 
+    def _moving(self, params: Mapping[str, Any]) -> None:
+        self._notice(f"it is being moved to {params.get('to')}")
+
+    def _moved(self, params: Mapping[str, Any]) -> None:
+        self._notice(f"it has moved to {params.get('to')}, and goes on there")
+
+    def _stayed(self, params: Mapping[str, Any]) -> None:
+        self._notice(f"it was not moved to {params.get('to')}, and stays")
+
+    def _arrived(self, params: Mapping[str, Any]) -> None:
+        self._notice(f"it has come from {params.get('source')}")
+
 
 _HANDLERS = {
     "thread/status/changed": ThreadView._status_changed,
@@ -254,6 +266,10 @@ _HANDLERS = {
     "codexctl/approval/requested": ThreadView._approval_requested,
     "codexctl/approval/ended": ThreadView._approval_ended,
     "codexctl/agent/ended": ThreadView._agent_ended,
+    "codexctl/handoff/frozen": ThreadView._moving,
+    "codexctl/handoff/moved": ThreadView._moved,
+    "codexctl/handoff/undone": ThreadView._stayed,
+    "codexctl/handoff/arrived": ThreadView._arrived,
     "error": ThreadView._failed,
     "warning": ThreadView._warned,
     "guardianWarning": ThreadView._warned,

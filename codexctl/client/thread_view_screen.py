@@ -15,7 +15,7 @@ from codexctl.client.thread_view import Block, ThreadView
 from codexctl.client.thread_view_painter import Painter
 from codexctl.client.thread_view_render import lines, live_lines
 
-PAINT_AFTER_S = 0.03  # of the first change, so that a burst of events is one picture
+PAINT_EVERY_S = 0.03  # at most, so that a burst of events is a few pictures
 TICK_S = 1.0
 SHOWN_OF_REPLAY = 40  # blocks of what was before, unless all is asked for
 PLAIN_WIDTH = 100  # columns where there is no terminal
@@ -40,6 +40,7 @@ class Screen:
         self._waiting: list[Block] = []  # of the replay, until its end
         self._connection: Connection | None = None
         self._due = False
+        self._painted_at = 0.0
 
     def __enter__(self) -> Screen:
         return self
@@ -86,7 +87,8 @@ class Screen:
             self._paint()
         elif not self._due:
             self._due = True
-            self._connection.call_after(PAINT_AFTER_S, self._paint)
+            wait = max(0.0, self._painted_at + PAINT_EVERY_S - time.monotonic())
+            self._connection.call_after(wait, self._paint)
 
     def _tick(self) -> None:
         if not self._replaying:
@@ -98,6 +100,7 @@ class Screen:
         self._due = False
         if self._replaying:
             return
+        self._painted_at = time.monotonic()
         blocks, self._waiting = self._waiting, []
         if not self._live:
             shown = lines(blocks, PLAIN_WIDTH, colour=self._colour, full=self._full)

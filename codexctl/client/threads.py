@@ -85,11 +85,18 @@ def open_threads(home: Home) -> sqlite3.Connection:
 
 
 def remember(db: sqlite3.Connection, host: str, threads: Iterable[Mapping[str, Any]]) -> None:
-    """Keep what a host listed; the oldest beyond KEPT_PER_HOST are forgotten."""
-    rows = [known(host, thread) for thread in threads]
-    if not rows:
+    """Keep what a host listed; the oldest beyond KEPT_PER_HOST are forgotten.
+
+    A thread is on one host: where it was before, and where it has moved away from, is forgotten.
+    """
+    listed = list(threads)
+    rows = [known(host, thread) for thread in listed if not thread.get("moved_to")]
+    moved = [(host, str(thread.get("id"))) for thread in listed if thread.get("moved_to")]
+    if not listed:
         return
     with transaction(db):
+        db.executemany("DELETE FROM known WHERE host = ? AND id = ?", moved)
+        db.executemany("DELETE FROM known WHERE host != ? AND id = ?", [row[:2] for row in rows])
         db.executemany("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?, ?)", rows)
         db.execute(
             "DELETE FROM known WHERE host = ? AND id NOT IN "

@@ -175,6 +175,17 @@ def test_what_hosts_listed_is_remembered_within_bounds(home: Home) -> None:
     assert completions(home, "fix") == []
 
 
+def test_a_thread_that_moved_is_remembered_where_it_is(home: Home) -> None:
+    db = open_threads(home)
+    remember(db, "h1", [{"id": "01a1fdb6-c7e9", "name": "fix it"}])
+    remember(db, "h2", [{"id": "01a1fdb6-c7e9", "name": "fix it"}])
+    assert [t.host for t in remembered(db)] == ["h2"]
+    remember(db, "h1", [{"id": "01a1fdb6-c7e9", "moved_to": "h2"}])
+    assert [t.host for t in remembered(db)] == ["h2"]
+    remember(db, "h2", [{"id": "01a1fdb6-c7e9", "moved_to": "h1"}])
+    assert remembered(db) == []
+
+
 # --- prompts ---
 
 
