@@ -303,8 +303,15 @@ def check_host(home: Home, record: HostRecord) -> Outcome:
     """A whole session: relay, host, both keys, the host's own word about its sandbox."""
     from codexctl.client.ask import control
     from codexctl.client.connection import Connection
+    from codexctl.client.store import OFFICIAL
     from codexctl.state.identity import load_identity
 
+    if record.kind == OFFICIAL:
+        from codexctl.client.executor.connection import ExecutorConnection
+
+        with ExecutorConnection.open(record) as executor:
+            found = executor.environment
+        return Outcome(OK, f"official executor, codex {found.version}, {found.os}")
     with Connection.open(record, load_identity(home)) as connection:
         status = control(connection, "status")
     detail = f"version {status.get('version')}, {status.get('platform')}"

@@ -6,7 +6,7 @@ import os
 import sys
 
 from codexctl.cli.output import notice, progress
-from codexctl.errors import CodexctlError, ConnectionFailed, UsageError
+from codexctl.errors import CodexctlError, ConnectionFailed
 from codexctl.paths import Home
 
 TYPE_CHECKING = False
@@ -90,12 +90,6 @@ def is_official(record: HostRecord) -> bool:
 def open_connection(home: Home, record: HostRecord) -> Connection:
     """Connect to a paired host; news of its path go to stderr when that is a terminal."""
     import time
-
-    if is_official(record):
-        raise UsageError(
-            f"{record.name} is an official executor, which has no more than exec, shell and cp",
-            hint="for the rest run there: codexctl up, and pair with it",
-        )
 
     from codexctl.client.connection import Connection
     from codexctl.state.identity import load_identity

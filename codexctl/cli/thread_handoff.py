@@ -198,7 +198,7 @@ def _under_way(home: Home, thread: str, stack: ExitStack) -> tuple[dict[str, Any
     from codexctl.client.store import HostStore
 
     name = thread.rpartition(":")[2]
-    asked = [record.name for record in HostStore(home).all()]
+    asked = [record.name for record in HostStore(home).paired()]
     if thread.startswith(SSH_PREFIX) and thread.count(":") > 1:
         asked = [thread.rpartition(":")[0]]
     for host in asked:
@@ -224,7 +224,7 @@ def _name_of(home: Home, peer: dict[str, Any]) -> str:
 
     if peer["kind"] == "ssh":
         return f"{SSH_PREFIX}{peer['id']}"
-    for record in HostStore(home).all():
+    for record in HostStore(home).paired():
         if record.environment_id == peer["id"]:
             return record.name
     raise UsageError(

@@ -92,7 +92,7 @@ def _deliver_all(home: Home, db: sqlite3.Connection) -> None:
     failures, told = 0, set()
     while True:
         hosts = {message.host for message in listed(db, "waiting")}
-        records = [r for r in HostStore(home).all() if r.environment_id in hosts]
+        records = [r for r in HostStore(home).paired() if r.environment_id in hosts]
         if not records:
             return
         for record in records:

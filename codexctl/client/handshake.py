@@ -10,9 +10,15 @@ from typing import Any
 
 from codexctl.client.registry import Connect, ExecutorConnect, HostOffline, Relay, connect
 from codexctl.client.sockets import parse_address
-from codexctl.client.store import HostRecord
+from codexctl.client.store import OFFICIAL, HostRecord
 from codexctl.client.websocket import WebSocket
-from codexctl.errors import AuthenticationFailed, ConnectionFailed, ProtocolError, StateError
+from codexctl.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    ProtocolError,
+    StateError,
+    UsageError,
+)
 from codexctl.noise.handshake import Initiator, prologue
 from codexctl.noise.keys import HybridPublic, PrivateKey
 from codexctl.noise.suites import DEFAULT, SUITES, Suite
@@ -108,6 +114,11 @@ def handshake(
 
 def suite_of(record: HostRecord) -> Suite:
     """The suite that a host's key document names; that of a hybrid pairing names the default."""
+    if record.kind == OFFICIAL:
+        raise UsageError(
+            f"{record.name} is an official executor, which has no more than exec, shell and cp",
+            hint="for the rest run there: codexctl up, and pair with it",
+        )
     suite = DEFAULT if record.key_sha256 is not None else SUITES.get(record.suite)
     if suite is None:
         raise StateError(

@@ -110,6 +110,10 @@ class HostStore:
             else [_record(r) for r in db.execute("SELECT * FROM hosts ORDER BY name")]
         )
 
+    def paired(self) -> list[HostRecord]:
+        """Without official executors, which have exec, shell and cp and no more."""
+        return [record for record in self.all() if record.kind == CODEXCTL]
+
     def find(self, name: str) -> HostRecord | None:
         """By the name it has here; else by its own name, where only one host has that."""
         db = self._open()

@@ -256,3 +256,8 @@ def test_what_an_official_executor_does_not_have_is_refused(
 ) -> None:
     done = site.laptop.run(*command, check=2)
     assert b"official executor" in done.stderr
+
+
+def test_doctor_looks_at_it(site: Site) -> None:
+    done = site.laptop.run("doctor", "box", check=None)
+    assert b"official executor, codex" in done.stdout
