@@ -12,8 +12,8 @@ import os
 import secrets
 import signal
 import socket
+import stat
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,6 +48,7 @@ class Door:
     def on_socket(cls, path: str) -> Door:
         """A unix socket that its owner alone can open. ConnectionFailed, UsageError."""
         path = os.path.abspath(path)
+        _remove_stale(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
         try:
@@ -83,11 +84,16 @@ class Door:
                 pass  # somebody has removed it before
 
 
-@contextmanager
-def private_path() -> Iterator[str]:
-    """A path for a unix socket in a folder of its own, which is removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="codexctl-") as folder:
-        yield os.path.join(folder, "attach.sock")
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens at any more, as a killed command leaves it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)
+        except OSError:
+            pass  # nothing there, or something else: bind says which
 
 
 def attach(

@@ -43,6 +43,7 @@ class TerminalProgram:
         self.status: int | None = None
         self._changed = threading.Condition()
         self._over = False
+        self._typed = 0.0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -68,27 +69,40 @@ class TerminalProgram:
         raw = _CONTROL.sub(b"", b"".join(data for _, data in self.chunks))
         return "".join(raw.decode(errors="replace").split())
 
-    def until(self, words: str, *, after: int = 0) -> int:
-        """Wait for words, spaces aside; how much text there was then."""
+    def until(self, words: str, *, typing: str = "") -> None:
+        """Wait for words, spaces aside. `typing` is typed till then, once a second.
+
+        The terminal UI takes no answer to a question that it has only just drawn, and a line end
+        that comes with a text is part of the text.
+        """
         wanted = "".join(words.split())
         deadline = time.monotonic() + WAIT_S
         with self._changed:
-            while wanted not in (text := self.text)[after:]:
+            while wanted not in (text := self.text):
                 left = deadline - time.monotonic()
                 assert left > 0, f"no {words!r} in {text[-2000:]!r}"
                 assert not self._over, f"it ended without {words!r}: {text[-2000:]!r}"
-                self._changed.wait(min(left, 1.0))
-        return len(text)
+                if typing and time.monotonic() >= self._typed + 1.0:
+                    self._typed = time.monotonic()
+                    self.type(typing)
+                self._changed.wait(min(left, 0.2))
 
     def type(self, text: str) -> None:
-        os.write(self.fd, text.encode())
+        try:
+            os.write(self.fd, text.encode())
+        except OSError:
+            pass  # it has just ended
 
-    def wait(self) -> int:
-        """Its exit status; 128 + N where signal N ended it."""
+    def wait(self, *, typing: str = "") -> int:
+        """Its exit status; 128 + N where signal N ended it. `typing` is typed until it ends."""
         if self.status is None:
             deadline = time.monotonic() + WAIT_S
+            asked = 0.0
             while (ended := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
                 assert time.monotonic() < deadline, f"it does not end: {self.text[-2000:]!r}"
+                if typing and time.monotonic() > asked and not self._over:
+                    asked = time.monotonic() + 0.5
+                    self.type(typing)
                 time.sleep(0.05)
             code = os.waitstatus_to_exitcode(ended[1])
             self.status = code if code >= 0 else 128 - code
