@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from codexctl.cli.output import emit, json_option, notice
+from codexctl.cli.output import emit, json_option, notice, printable
 from codexctl.cli.thread_find import at_thread, complete_thread, warn_of_bypass
 from codexctl.cli.thread_start import APPROVALS, SANDBOXES
 from codexctl.errors import UsageError
@@ -43,7 +43,7 @@ def resume(thread: str, sandbox: str | None, approval: str | None, as_json: bool
         notice(str(answer["notice"]))
     warn_of_bypass(answer)
     text = f"{host}:{answer['id']}  sandbox {answer.get('sandbox')}, asks {answer.get('approval')}"
-    emit({"host": host, **answer}, as_json, text=text)
+    emit({"host": host, **answer}, as_json, text=printable(text))
 
 
 @click.command()
@@ -60,7 +60,7 @@ def fork(thread: str, name: str | None, cwd: str | None, as_json: bool) -> None:
         codexctl thread fork 01a1fdb6 --name "the other way"
     """
     host, answer = _ask(thread, "thread.fork", {"name": name, "cwd": cwd})
-    emit({"host": host, **answer}, as_json, text=str(answer["id"]))
+    emit({"host": host, **answer}, as_json, text=printable(str(answer["id"])))
 
 
 @click.command()
@@ -76,7 +76,7 @@ def rename(thread: str, name: str, as_json: bool) -> None:
     if not name.strip():
         raise UsageError("the name is empty")
     host, answer = _ask(thread, "thread.rename", {"name": name})
-    emit({"host": host, **answer}, as_json, text=f"{host}:{answer['id']} is {name}")
+    emit({"host": host, **answer}, as_json, text=printable(f"{host}:{answer['id']} is {name}"))
 
 
 @click.command()
@@ -100,7 +100,7 @@ def goal(thread: str, objective: str | None, clear: bool, pause: bool, as_json: 
     host, answer = _ask(thread, "thread.goal", params)
     found = answer.get("goal")
     text = f"{found['objective']} ({found['status']})" if found else "no goal"
-    emit({"host": host, "thread": answer["id"], "goal": found}, as_json, text=text)
+    emit({"host": host, "thread": answer["id"], "goal": found}, as_json, text=printable(text))
 
 
 @click.command()
@@ -116,4 +116,4 @@ def archive(thread: str, undo: bool, as_json: bool) -> None:
     """
     host, answer = _ask(thread, "thread.unarchive" if undo else "thread.archive", {})
     text = f"{host}:{answer['id']} is {'taken back' if undo else 'archived'}"
-    emit({"host": host, **answer}, as_json, text=text)
+    emit({"host": host, **answer}, as_json, text=printable(text))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from codexctl.cli.output import emit, json_option, notice
-from codexctl.cli.thread_find import Place, at_thread, complete_thread, host_thread, locate
+from codexctl.cli.output import emit, json_option, notice, printable
+from codexctl.cli.thread_find import Place, at_thread, complete_thread, host_thread, label, locate
 from codexctl.cli.thread_prompt import read_prompt
 from codexctl.cli.thread_watch import wait_option
 from codexctl.errors import CodexctlError, UsageError
@@ -108,7 +108,7 @@ def _deliver(
             "state": "delivered",
         },
         as_json,
-        text=f"delivered to {record.name}:{found.get('name') or str(found['id'])[:13]}",
+        text=printable(f"delivered to {label(record, found)}"),
     )
     return 0
 

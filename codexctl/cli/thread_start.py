@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from codexctl.cli.complete import complete_paired
-from codexctl.cli.output import emit, emit_line, json_option, notice
+from codexctl.cli.output import emit, emit_line, json_option, notice, printable
 from codexctl.cli.target import need_host
 from codexctl.cli.thread_find import at_host, warn_of_bypass
 from codexctl.cli.thread_prompt import read_prompt
@@ -105,7 +105,7 @@ def start(
         warn_of_bypass(thread)
         if thread.get("worktree"):
             notice(f"it works in {thread['worktree']} on branch {thread.get('branch')}")
-        emit(thread, False, text=str(thread["id"]))
+        emit(thread, False, text=printable(str(thread["id"])))
         notice(f"follow it with: codexctl thread watch {record.name}:{str(thread['id'])[:13]}")
     return 0
 

@@ -208,7 +208,7 @@ def _notice(block: Block, full: bool) -> RenderableType:
 
 def _turn(block: Block, full: bool) -> RenderableType:
     words = {"completed": ("done", "green"), "interrupted": ("interrupted", "yellow")}
-    word, colour = words.get(block.state, (block.state or "ended", "red"))
+    word, colour = words.get(block.state, (clean(block.state) or "ended", "red"))
     text = Text(f"— turn {word}", style=colour)
     if block.duration_s is not None:
         text.append(f" in {span(block.duration_s)}", style="dim")
@@ -285,7 +285,7 @@ def _command_for(approval: Mapping[str, Any]) -> str:
     schema = form.get("requestedSchema") if isinstance(form, Mapping) else None
     fields = schema.get("properties") if isinstance(schema, Mapping) else None
     verb = "answer" if approval.get("kind") == "question" or fields else "approve"
-    return f"codexctl thread {verb} {str(approval.get('id') or '')[:13]}"
+    return clean(f"codexctl thread {verb} {str(approval.get('id') or '')[:13]}")
 
 
 def _fact(name: str, value: str) -> Text:
