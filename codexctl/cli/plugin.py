@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 @click.group("plugin", cls=LazyGroup)
 def plugin() -> None:
-    """Install, list, check, remove and make provider plugins."""
+    """Install, list, check, remove and make provider plugins.
+
+    \b
+        codexctl plugin install codexctl-acme
+        codexctl plugin install https://git.example.net/acme/codexctl-acme
+        codexctl plugin new acme           a package of your own, that works
+    """
 
 
 @plugin.command()
@@ -73,7 +79,8 @@ def show(name: str, as_json: bool) -> None:
 @plugin.command()
 @click.argument("name")
 @yes_option
-def remove(name: str, yes: bool) -> None:
+@json_option
+def remove(name: str, yes: bool, as_json: bool) -> None:
     """Uninstall a plugin; refused while workspaces of its provider live."""
     from codexctl.cli.output import confirm, emit
     from codexctl.errors import Interrupted
@@ -84,7 +91,8 @@ def remove(name: str, yes: bool) -> None:
     if not confirm(f"remove the package {found['package']}?", yes=yes):
         raise Interrupted("nothing was removed")
     installer.remove(found["package"], show=notice)
-    emit(None, False, text=f"{found['package']} is removed")
+    package = found["package"]
+    emit({"removed": package}, as_json, text=None if as_json else f"{package} is removed")
 
 
 @plugin.command()
@@ -118,7 +126,8 @@ def check(as_json: bool) -> int:
 @plugin.command()
 @click.argument("name")
 @click.option("--directory", type=click.Path(), help="Where; codexctl-NAME by default.")
-def new(name: str, directory: str | None) -> None:
+@json_option
+def new(name: str, directory: str | None, as_json: bool) -> None:
     """Write a working plugin package with its tests, to be made yours."""
     from codexctl.cli.output import emit
     from codexctl.provision.scaffold import write_package
@@ -131,7 +140,7 @@ def new(name: str, directory: str | None) -> None:
         "  pip install -e '.[test]' && pytest",
         f"  codexctl plugin install {folder}",
     ]
-    emit(None, False, text="\n".join(lines))
+    emit({"folder": folder}, as_json, text=None if as_json else "\n".join(lines))
 
 
 def _loaded() -> list[dict[str, Any]]:

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @click.group("provider", cls=LazyGroup)
 def provider() -> None:
-    """Log in to a provider; its regions, sizes, images and prices."""
+    """Log in to a provider; its regions, sizes, images and prices.
+
+    \b
+        codexctl provider login digitalocean
+        codexctl provider show aws --region eu-west-2
+    """
 
 
 @provider.command("list")

@@ -68,6 +68,12 @@ class ProvisionGroup(click.Group):
 def provision(context: click.Context, resume: str | None, as_json: bool) -> None:
     """Make a machine for coding agents: ordered, secured, set up, paired and told truthfully.
 
+    \b
+        codexctl provision digitalocean --region lon1 --ttl 8h
+        codexctl provision aws --region eu-west-2 --size t3.large --ttl 8h
+        codexctl provision ssh devbox.example.net --user me
+        codexctl provision --resume NAME
+
     Shows what will be made and what it costs, and asks once. `codexctl provision PROVIDER --help`
     shows the options of a provider. `codexctl workspace` lists, stops and destroys what was made.
     """

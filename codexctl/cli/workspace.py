@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 @click.group("workspace", cls=LazyGroup)
 def workspace() -> None:
-    """List, stop, extend and destroy workspaces, and reap what was forgotten."""
+    """List, stop, extend and destroy workspaces, and reap what was forgotten.
+
+    \b
+        codexctl workspace list            age, cost so far and expiry of each
+        codexctl workspace extend api 4h
+        codexctl workspace destroy api     confirmed by its provider
+        codexctl workspace reap            what was forgotten, on both sides
+    """
 
 
 def _service() -> Service:
@@ -38,7 +45,12 @@ def _now() -> int:
 @click.option("--all", "every", is_flag=True, help="Also those that are gone.")
 @json_option
 def list_command(every: bool, as_json: bool) -> None:
-    """Show age, cost so far and expiry of every workspace, from the journal alone."""
+    """Show age, cost so far and expiry of every workspace, from the journal alone.
+
+    \b
+        codexctl workspace list
+        codexctl workspace list --all --json
+    """
     from codexctl.cli.output import emit
     from codexctl.cli.provision_view import readable, ready_record
     from codexctl.paths import Home
@@ -60,7 +72,11 @@ def list_command(every: bool, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show everything known of one workspace, as its provider sees it now."""
+    """Show everything known of one workspace, as its provider sees it now.
+
+    \b
+        codexctl workspace show api --json
+    """
     from codexctl.cli.output import emit
     from codexctl.cli.provision_view import readable, ready_record
     from codexctl.provision.service import patiently
@@ -81,7 +97,11 @@ def show(name: str, as_json: bool) -> None:
 @workspace.command("ssh-config")
 @click.argument("name")
 def ssh_config(name: str) -> None:
-    """Print the ssh_config block of a workspace."""
+    """Print the ssh_config block of a workspace, as other tools may want it.
+
+    \b
+        codexctl workspace ssh-config api >>other_config
+    """
     from codexctl.cli.output import emit
     from codexctl.provision.pipeline import entries_of
     from codexctl.provision.ssh_config import SshConfig
@@ -96,7 +116,11 @@ def ssh_config(name: str) -> None:
 @click.argument("name")
 @json_option
 def logs(name: str, as_json: bool) -> None:
-    """Show what happened: the journal, the machine's own logs, its console where there is one."""
+    """Show what happened: the journal, the machine's own logs, its console where there is one.
+
+    \b
+        codexctl workspace logs api        after a stage that failed
+    """
     from codexctl.cli.output import emit
     from codexctl.provision.logs import gather
 
@@ -111,7 +135,12 @@ def logs(name: str, as_json: bool) -> None:
 @click.argument("duration")
 @json_option
 def extend(name: str, duration: str, as_json: bool) -> None:
-    """Let it live DURATION (as 8h) from now; `never` takes its end away."""
+    """Let it live DURATION (as 8h) from now; `never` takes its end away.
+
+    \b
+        codexctl workspace extend api 8h
+        codexctl workspace extend api never
+    """
     from codexctl.cli.output import emit
     from codexctl.cli.provision_view import ready_record
     from codexctl.durations import parse_duration
@@ -152,9 +181,16 @@ def _passphrase(known: Workspace) -> Secret | None:
 
 @workspace.command()
 @click.argument("name")
-def stop(name: str) -> None:
-    """Stop the machine; says what that saves at its provider."""
-    from codexctl.cli.output import notice, progress
+@json_option
+def stop(name: str, as_json: bool) -> None:
+    """Stop the machine; says what that saves at its provider.
+
+    \b
+        codexctl workspace stop api
+        codexctl workspace start api
+    """
+    from codexctl.cli.output import emit, notice, progress
+    from codexctl.cli.provision_view import ready_record
     from codexctl.provision import lifecycle
 
     with _service() as service:
@@ -164,6 +200,8 @@ def stop(name: str) -> None:
         with progress(f"stopping {name}"):
             lifecycle.stop(service.home, service.journal, provider, account, known)
         notice(f"{name} is stopped; that saves {provider.capabilities.stop_saves}")
+        if as_json:
+            emit(ready_record(service.journal.by_id(known.id), _now()), True)
 
 
 @workspace.command()
@@ -194,7 +232,15 @@ def start(name: str, as_json: bool) -> None:
 @yes_option
 @json_option
 def destroy(name: str, forget: bool, yes: bool, as_json: bool) -> None:
-    """Destroy machine, key and config, confirmed by the provider before it is said."""
+    """Destroy machine, key and config, confirmed by the provider before it is said.
+
+    \b
+        codexctl workspace destroy api
+        codexctl workspace destroy api --yes --json
+
+    Of a machine that was adopted over ssh only what codexctl put there is removed. --forget is for
+    a machine whose account is lost: it may bill on.
+    """
     from codexctl.cli.output import confirm, emit, emit_line, notice
     from codexctl.cli.provision_view import StageView, ready_record
     from codexctl.errors import Interrupted
@@ -247,6 +293,11 @@ def reap(
 ) -> int:
     """Compare the journal with what the providers list, both ways, and end what is left over.
 
+    \b
+        codexctl workspace reap --dry-run  only say what differs
+        codexctl workspace reap            ask, end, confirm
+        codexctl workspace reap --install  keep watching, as a service of yours
+
     Exits 1 when anything could not be looked at or confirmed.
     """
     from codexctl.cli import reap as work
@@ -270,7 +321,11 @@ def reap(
 @click.option("--region", default="", help="Where it is.")
 @json_option
 def adopt(provider: str, workspace_id: str, name: str, region: str, as_json: bool) -> None:
-    """Take a machine that codexctl made elsewhere into this journal, to watch and to end it."""
+    """Take a machine that codexctl made elsewhere into this journal, to watch and to end it.
+
+    \b
+        codexctl workspace adopt digitalocean ID --name api
+    """
     from codexctl.cli.output import emit
     from codexctl.cli.provision_view import ready_record
 

@@ -64,7 +64,7 @@ def losing(number: int, what: str) -> None:
 
 
 def main() -> None:
-    if os.environ.get(network.ENV):
+    if os.environ.get(network.ENV) or os.environ.get("CODEXCTL_TEST_INTERRUPT"):
         after(Teller, "__call__", "told")
     if lost := os.environ.get("CODEXCTL_TEST_LOSE"):
         number, _, what = lost.partition(" ")

@@ -1,7 +1,7 @@
-"""Numbered points of a run at which a test can kill the process or cut its network.
+"""Numbered points of a run at which a test can end the process or cut its network.
 
-CODEXCTL_TEST_KILL=N, or CODEXCTL_TEST_DROP=N with a network of network.py. A label does as well, and
-several to drop at have commas between them.
+CODEXCTL_TEST_KILL=N, CODEXCTL_TEST_INTERRUPT=LABEL (as by Ctrl-C), or CODEXCTL_TEST_DROP=N with a
+network of network.py. A label does as well as a number; several to drop at have commas between.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def point(label: str) -> None:
             file.write(f"{label}\n")
     if os.environ.get("CODEXCTL_TEST_KILL") in (str(_count), label):
         os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("CODEXCTL_TEST_INTERRUPT") == label:
+        os.kill(os.getpid(), signal.SIGINT)
     wanted = {str(_count), label} & set(os.environ.get("CODEXCTL_TEST_DROP", "").split(","))
     if wanted - _dropped:
         _dropped.update(wanted)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -82,6 +84,27 @@ def test_the_machine_ends_itself_when_it_is_time(tmp_path: Path, text: str, ends
     (tmp_path / "end").write_text(script.replace("exec shutdown", "echo shutdown"))
     done = subprocess.run(["sh", tmp_path / "end"], capture_output=True, text=True)
     assert done.stdout.strip() == ("shutdown -h now" if ends else "")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
+def test_systemd_accepts_the_units_that_end_the_machine(tmp_path: Path) -> None:
+    data = rendered(tmp_path, **ENDING)
+    units = []
+    for file in data["write_files"]:  # type: ignore[attr-defined]
+        name = os.path.basename(file["path"])
+        if name.startswith("codexctl-end."):
+            text = file["content"].replace("/var/lib/codexctl/end", "/bin/true")
+            (tmp_path / name).write_text(text)
+            units.append(str(tmp_path / name))
+    assert len(units) == 2
+    done = subprocess.run(
+        ["systemd-analyze", "--user", "verify", *units],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    assert [line for line in done.stderr.splitlines() if "codexctl-end" in line] == []
 
 
 def test_without_an_expiry_it_can_still_be_given_one(tmp_path: Path) -> None:

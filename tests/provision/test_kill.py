@@ -1,4 +1,4 @@
-"""SIGKILL at every step of a provision and of a destroy, with real processes and machines.
+"""SIGKILL at every step of a provision and of a destroy, and Ctrl-C, with real processes.
 
 After each, one of resume-and-destroy, destroy or reap has to bring it to an end, and then nothing
 may be left: not in the cloud, not on this device. The table is printed (pytest -s).
@@ -6,6 +6,7 @@ may be left: not in the cloud, not on this device. The table is printed (pytest 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -90,5 +91,47 @@ def test_killed_at_every_step_it_is_brought_to_an_end(
         )
     table = [f"\n{what + ', killed after':<30} there  ended by             left"]
     table += [f"  {label:<28} {row}" for label, row in zip(labels, rows, strict=True)]
+    with capsys.disabled():
+        sys.stdout.write("\n".join(table) + "\n")
+
+
+STEPS = (
+    "journal keyed",
+    "journal ordered",
+    "machine made",
+    "told address waiting",
+    "told cloud-init waiting",
+    "host key rotation",
+    "told paired skipped",
+)
+
+
+def interrupted_at(folder: Path, label: str) -> str:
+    world = World(folder)
+    try:
+        done = world.run(*PROVISION, CODEXCTL_TEST_INTERRUPT=label)
+        assert done.returncode == 130, done.stderr
+        error = json.loads(done.stderr.splitlines()[-1])
+        assert "what was made of box may bill" in error["message"]
+        assert "--resume box" in error["hint"]
+        assert "destroy box" in error["hint"]
+        made = len(world.things())
+        ending = ENDINGS[STEPS.index(label) % len(ENDINGS)]
+        ending(world)
+        assert world.things() == []
+        assert world.left_here() == []
+        return f"{made:>5}  {ending.__name__:<20} {len(world.things())}"
+    finally:
+        machine.halt_all(folder)
+
+
+def test_interrupted_it_says_what_may_bill_and_is_brought_to_an_end(
+    machines: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        folders = [machines.folder / f"interrupt-{number}" for number in range(len(STEPS))]
+        rows = list(pool.map(interrupted_at, folders, STEPS))
+    table = [f"\n{'provision, Ctrl-C after':<30} there  ended by             left"]
+    table += [f"  {label:<28} {row}" for label, row in zip(STEPS, rows, strict=True)]
     with capsys.disabled():
         sys.stdout.write("\n".join(table) + "\n")

@@ -6,12 +6,15 @@ import json
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codexctl.cli.reap import service_unit
+from codexctl.host.service import verify
 from codexctl.paths import Home
 from codexctl.provision.journal import Journal, Settings, Workspace
 from codexctl.provision.lifecycle import idle_s
@@ -220,6 +223,14 @@ def test_the_watch_is_installed_as_a_service_and_removed(world: World) -> None:
     assert f"CODEXCTL_HOME={world.home}" in text
     world.ok("workspace", "reap", "--uninstall")
     assert not Path(done["path"]).exists()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
+def test_systemd_accepts_the_watch(tmp_path: Path) -> None:
+    unit = service_unit(Home(str(tmp_path / "a home")), ("lon1",), "5m")
+    assert verify(unit) == ""
+    broken = replace(unit, text=unit.text.replace(b"Restart=always", b"Restart=sometimes"))
+    assert "restart" in verify(broken).lower()
 
 
 def test_two_hundred_workspaces_are_listed_from_the_journal_alone(world: World) -> None:
