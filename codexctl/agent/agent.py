@@ -28,7 +28,7 @@ from codexctl.agent import approvals
 from codexctl.agent.approvals import Approval, Clock
 from codexctl.agent.appserver import AppServer, Broken, Line, Messages
 from codexctl.agent.codex import Codex, find_codex
-from codexctl.agent.errors import AgentUnavailable
+from codexctl.agent.errors import AgentRefused, AgentUnavailable
 from codexctl.agent.process import Running, app_server, was_running
 from codexctl.agent.store import AgentStore, has_store
 from codexctl.agent.supervisor import Supervisor
@@ -40,6 +40,7 @@ Appended = tuple[str | None, "dict[str, Any] | Line"]
 """An event of a thread or of none: an official line as it came, or codexctl's own object."""
 
 EXPIRE_EVERY_S = 30.0
+JOINING = ("thread/start", "thread/resume", "thread/fork")  # calls after which events come
 UNTOLD = "the app-server ended before it was told of the decision"
 ELSEWHERE = "it was answered at another client of the app-server, or is no longer asked"
 MAX_PATCHES = 256  # changes that the agent began and has not ended, kept for their approval
@@ -73,6 +74,7 @@ class Agent:
         self._store: AgentStore | None = None
         self._changed = asyncio.Event()
         self._running: Running | None = None
+        self._joined: set[str] = set()  # threads whose events this connection gets
         self._answered: set[tuple[str, int | str]] = set()  # requests of this app-server
         self._patches: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -120,12 +122,15 @@ class Agent:
         assert self.codex is not None, "it is known before its app-server runs"
         self.codex.check_request(method, params)
         try:
-            return await server.call(method, params)
+            result = await server.call(method, params)
         except TimeoutError:
             self.supervisor.suspect()
             raise AgentUnavailable(
                 f"the app-server gave no answer to {method}", hint="see: codexctl doctor"
             ) from None
+        if method in JOINING:
+            self._joined.add(str(_member(result, "thread", "id")))
+        return result
 
     async def socket(self) -> str:
         """The path of the app-server's socket, for clients of their own. AgentUnavailable."""
@@ -161,6 +166,7 @@ class Agent:
         """Take over what an earlier daemon left, or end what a lost app-server left."""
         running = self._running
         assert running is not None
+        self._joined.clear()
         if not running.taken_over:
             self._answered.clear()
             self._lost("the app-server that asked is gone")
@@ -173,10 +179,12 @@ class Agent:
 
     async def _rejoin(self, server: AppServer, thread: str) -> None:
         """Follow a thread again that went on while no daemon was there."""
+        self._joined.add(thread)
         # What it asks now, it asks again of whoever joins.
         answer = await server.call("thread/resume", {"threadId": thread, "excludeTurns": True})
         status = _member(answer, "thread", "status") or {}
         self.statuses[thread] = status
+        self.learn_settings(thread, answer.get("sandbox"), answer)
         events: list[Appended] = []
         if not status.get("activeFlags"):
             for approval in self.pending():
@@ -261,7 +269,11 @@ class Agent:
     ) -> None:
         """Learn from a notification what codexctl itself has to know."""
         if method == "thread/status/changed":
-            self.statuses[thread] = params.get("status") or {}
+            status = self.statuses[thread] = params.get("status") or {}
+            if status.get("type") == "active" and thread not in self._joined:
+                # Another client began it: from here on its events and questions come here too.
+                self._joined.add(thread)
+                self._later(lambda server: self._rejoin(server, thread))
         elif method == "turn/started":
             self.store.learn(thread, turn=_member(params, "turn", "id"), last_turn=None)
         elif method == "turn/completed":
@@ -288,6 +300,7 @@ class Agent:
             self._patches.pop((thread, str(_member(params, "item", "id"))), None)
         elif method == "thread/closed":
             self.statuses.pop(thread, None)
+            self._joined.discard(thread)
 
     def _keep_patch(self, thread: str, item: object, changes: object) -> None:
         if isinstance(changes, list):
@@ -387,7 +400,7 @@ class Agent:
         async def run() -> None:
             try:
                 await act(await self.server())
-            except AgentUnavailable as error:
+            except (AgentUnavailable, AgentRefused, TimeoutError) as error:
                 _log.warning("%s", error)
 
         if self._tasks is not None:

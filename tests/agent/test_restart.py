@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import unix_connect
 
 from codexctl.errors import CodexctlError
 from tests.agent.model import script
@@ -40,6 +41,48 @@ class World:
     def _restarted(self, restarts: int) -> bool:
         status = self.laptop.one("agent.status")
         return bool(status["restarts"] > restarts and status["running"])
+
+
+class OtherClient:
+    """A client of its own at the app-server's socket, as the official terminal UI is one."""
+
+    def __init__(self, path: str) -> None:
+        self._opening = unix_connect(path, "ws://localhost/", compression=None)
+        self._requests: list[dict[str, Any]] = []
+        self._calls = 0
+
+    def __enter__(self) -> OtherClient:
+        self._socket = self._opening.__enter__()
+        self.call("initialize", clientInfo={"name": "other", "version": "1"})
+        self.send({"method": "initialized"})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opening.__exit__(None, None, None)
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._socket.send(json.dumps(message))
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._calls += 1
+        self.send({"id": f"c{self._calls}", "method": method, "params": params})
+        while (message := self._next()).get("id") != f"c{self._calls}":
+            if "id" in message and "method" in message:
+                self._requests.append(message)
+        result: dict[str, Any] = message["result"]
+        return result
+
+    def request(self) -> dict[str, Any]:
+        """The next request of the server's."""
+        while not self._requests:
+            message = self._next()
+            if "id" in message and "method" in message:
+                self._requests.append(message)
+        return self._requests.pop(0)
+
+    def _next(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(self._socket.recv(timeout=30))
+        return message
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +147,22 @@ def test_an_app_server_that_dies_in_a_turn_is_told_and_replaced(world: World) ->
     status = world.laptop.one("agent.status")
     assert status["restarts"] >= 1
     assert status["last_end"]
+
+
+def test_threads_of_other_clients_are_followed_and_asked_for(world: World) -> None:
+    record = json.loads((world.host.machine.home / "app-server.json").read_text())
+    client = OtherClient(f"{record['folder']}/app-server.sock")
+    with client:
+        thread = client.call("thread/start", cwd=str(world.host.machine.cwd))["thread"]["id"]
+        text = [{"type": "text", "text": "ask touch from-elsewhere"}]
+        client.call("turn/start", threadId=thread, input=text)
+        asked = world.laptop.events(REQUESTED, thread=thread)[-1]["params"]["approval"]
+        client.send({"id": client.request()["id"], "result": {"decision": "accept"}})
+        events = world.laptop.events(DONE, thread=thread)
+    ended = [e["params"]["approval"] for e in events if e["method"] == ENDED]
+    assert [(a["id"], a["state"]) for a in ended] == [(asked["id"], "withdrawn")]
+    assert "another client" in ended[0]["withdrawn_because"]
+    assert (world.host.machine.cwd / "from-elsewhere").exists()
 
 
 def test_no_resume_inherits_a_bypass(world: World) -> None:
