@@ -12,7 +12,7 @@ from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
 from codexctl.client.connection import ChannelHandler
-from codexctl.errors import CodexctlError, Refused, UsageError
+from codexctl.errors import CodexctlError, ProtocolError, Refused, UsageError
 from codexctl.wire.channel import STDERR, STDOUT
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WRITE_BYTES = 128 << 10  # of one process/write
 WRITES_AHEAD = 8  # that are not answered yet
 READ_BYTES = 4 << 20  # asked for at once after a path was lost
+MAX_EVENTS_AHEAD = 1024
 # A line says how many bytes follow; 0 is the end. The loop is left behind by a command that ends
 # before its input does, and an interrupt is for the command alone.
 FEED = (
@@ -64,7 +65,8 @@ class ProcessChannel:
         self._stdin_open = True
         self._writes = 0  # not answered
         self._write_id = 0
-        self._seq = 0  # of the last event
+        self._seq = 0  # of the last event that was taken
+        self._ahead: dict[int, tuple[str, dict[str, Any]]] = {}
         self._started = self._exited = self._closed = False
         self._status = 255
         self._reading = False
@@ -239,12 +241,23 @@ class ProcessChannel:
     # --- from the executor ---
 
     def notified(self, method: str, params: dict[str, Any]) -> None:
-        """An event of this process; those of before are ignored."""
+        """An event of this process. They are numbered from 1 and may come out of order."""
         seq = params.get("seq")
-        if isinstance(seq, int):
-            if seq <= self._seq:
-                return
-            self._seq = seq
+        if not isinstance(seq, int):
+            self._event(method, params)
+            return
+        if seq > self._seq:
+            self._ahead[seq] = (method, params)
+            if len(self._ahead) > MAX_EVENTS_AHEAD:
+                raise ProtocolError("the executor left an event of a process out")
+            self._take_events()
+
+    def _take_events(self) -> None:
+        while (event := self._ahead.pop(self._seq + 1, None)) is not None:
+            self._seq += 1
+            self._event(*event)
+
+    def _event(self, method: str, params: dict[str, Any]) -> None:
         if method == "process/output":
             self._output(str(params.get("stream")), str(params.get("chunk")))
         elif method == "process/exited":
@@ -311,19 +324,22 @@ class ProcessChannel:
         if result is None:
             self._end(error)
             return
-        chunks = result.get("chunks")
+        chunks, after = result.get("chunks"), result.get("nextSeq")
         for chunk in chunks if isinstance(chunks, list) else []:
-            if isinstance(chunk, dict):
-                self._told_of_gap(chunk.get("seq"))
+            if isinstance(chunk, dict) and isinstance(chunk.get("seq"), int):
+                if chunk["seq"] > self._seq + 1:
+                    self._connection.notice("output was lost while the connection was down")
+                    self._seq = chunk["seq"] - 1
                 self.notified("process/output", chunk)
+        if isinstance(after, int) and after > self._seq:
+            # The exit and the close have numbers too, and are told by the fields below.
+            self._seq = after - 1
+        self._ahead = {seq: event for seq, event in self._ahead.items() if seq > self._seq}
         if result.get("exited") and not self._exited:
             self._exit(result.get("exitCode"))
         if result.get("closed"):
             self._end(None)
-
-    def _told_of_gap(self, seq: object) -> None:
-        if isinstance(seq, int) and seq > self._seq + 1:
-            self._connection.notice("output was lost while the connection was down")
+        self._take_events()
 
 
 def _ignore(result: dict[str, Any] | None, error: CodexctlError | None) -> None:
