@@ -314,10 +314,11 @@ class Handoff:
         return next((r for r in list(rows) if r["id"] == self.id and r["side"] == side), None)
 
     def _one(self, remote: Remote, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """The last line of the answer; those before it are told as they come."""
-        last: dict[str, Any] = {}
+        """The answer; what a host tells of its progress before it is told at once."""
+        answer: dict[str, Any] = {}
         for line in remote.stream(method, params):
-            if last:
-                self._tell({**last, "host": remote.name})
-            last = line
-        return last
+            if "step" in line or "waiting" in line:
+                self._tell({**line, "host": remote.name})
+            else:
+                answer = line
+        return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -15,13 +16,17 @@ import pytest
 from codexctl.errors import CodexctlError
 from tests.handoff.trees import git, state, write
 from tests.handoff.world import World, until
-from tests.support.codex import Request, needs_codex, say, serving_model
+from tests.support.codex import Request, needs_codex, run_command, say, serving_model
 
 pytestmark = needs_codex
 
 
 def said(request: Request) -> list[Any]:
-    """The model repeats how much it was told, so that each answer differs."""
+    """Each answer differs; one who is asked to escalate asks for an approval first."""
+    last = request["input"][-1]
+    if last.get("role") == "user" and "escalate" in json.dumps(last):
+        asking = {"sandbox_permissions": "require_escalated", "justification": "it must be"}
+        return [run_command("echo done", **asking)]
     return [say(f"answer {len(request['input'])}")]
 
 
@@ -232,3 +237,122 @@ def test_undo_leaves_the_source_as_it_was(world: World, method: str) -> None:
     assert not (world.hosts["two"].workspace / name).exists()
     turn(world, "one", thread, "still here")
     assert world.device.json("thread", "handoff", thread, "--to", "two")["moved"]
+
+
+def waiting(world: World, thread: str) -> dict[str, Any]:
+    """The approval that a turn of the thread waits for, after one was begun that asks."""
+    world.ask("one", "thread.send", thread=thread, text="escalate", key=secrets.token_hex(8))
+
+    def pending() -> dict[str, Any] | None:
+        found = world.ask("one", "approval.list", state="pending")
+        return next((one for one in found if one["thread"] == thread), None)
+
+    found: dict[str, Any] = until(pending, "an approval")
+    return found
+
+
+def test_a_turn_that_waits_for_a_person_is_waited_for_and_named(world: World) -> None:
+    thread = world.thread("one", "asks", "hello")
+    approval = waiting(world, thread)
+    plan = world.device.json("thread", "handoff", thread, "--to", "two", "--dry-run")
+    assert [one["id"] for one in plan["approvals"]] == [approval["id"]]
+    with world.device.start("thread", "handoff", thread, "--to", "two", "--json") as running:
+        named = f"codexctl thread approve {approval['id']}".encode()
+        until(lambda: any(named in line for line in running.errors), "the approval to be named")
+        assert [row["state"] for row in world.rows("one", thread)] == ["frozen"]
+        world.ask(
+            "one", "approval.answer", id=approval["id"], hash=approval["hash"], decision="accept"
+        )
+        assert running.process.wait(60) == 0
+    turn(world, "two", thread, "and then")
+    assert "done" in conversation(world)
+
+
+def test_interrupt_ends_the_turn_and_what_it_asked(world: World) -> None:
+    thread = world.thread("one", "stops", "hello")
+    approval = waiting(world, thread)
+    done = world.device.json("thread", "handoff", thread, "--to", "two", "--interrupt")
+    assert done["moved"]
+    (ended,) = [
+        a for a in world.ask("one", "approval.list", state="all") if a["id"] == approval["id"]
+    ]
+    assert ended["state"] == "withdrawn"
+
+
+def test_a_codex_that_cannot_read_the_conversation_sends_it_back(world: World) -> None:
+    thread = world.thread("one", "unreadable", "hello")
+    path = Path(world.idle("one", thread)["path"])
+    readable = path.read_bytes()
+    strange = readable.replace(b'"session_meta"', b'"session_2030"')
+    with world.handoff("one", "two") as move:
+        send = move._send
+
+        def change(frozen: dict[str, Any]) -> None:
+            # As if the source's codex wrote what the target's does not know.
+            path.write_bytes(strange)
+            frozen["parts"]["rollout"]["sha256"] = hashlib.sha256(strange).hexdigest()
+            send(frozen)
+
+        move._send = change  # type: ignore[method-assign]  # see above
+        with pytest.raises(CodexctlError, match="cannot read this thread") as caught:
+            move.start(move.plan(thread))
+    assert "codex version" in caught.value.hint
+    path.write_bytes(readable)
+    assert owners(world, thread) == ["one"]
+    assert not (world.hosts["two"].workspace / "unreadable").exists()
+    assert not list(world.hosts["two"].codex_home.rglob(f"*{thread}*"))
+
+
+def test_a_bundle_that_is_damaged_on_the_way_is_refused(world: World) -> None:
+    thread = world.thread("one", "damaged", "hello")
+    with world.handoff("one", "two") as move:
+        send = move._send
+
+        def damage(frozen: dict[str, Any]) -> None:
+            bundle = world.hosts["one"].machine.home / "handoff" / thread / "bundle"
+            bundle.write_bytes(bundle.read_bytes()[:-1] + b"x")
+            send(frozen)
+
+        move._send = damage  # type: ignore[method-assign]  # as a bad disk would
+        with pytest.raises(CodexctlError, match="SHA-256 differs"):
+            move.start(move.plan(thread))
+    assert owners(world, thread) == ["one"]
+    assert world.device.json("thread", "handoff", thread, "--to", "two")["moved"]
+
+
+def test_a_tree_that_changes_meanwhile_is_not_left_behind(world: World) -> None:
+    thread = world.thread("one", "moving", "hello")
+    tree = world.hosts["one"].workspace / "moving"
+    with world.handoff("one", "two") as move:
+        send = move._send
+
+        def change(frozen: dict[str, Any]) -> None:
+            send(frozen)
+            write(tree, "a.txt", "changed again\n")
+
+        move._send = change  # type: ignore[method-assign]  # a person at the keyboard
+        with pytest.raises(CodexctlError, match="the working tree changed"):
+            move.start(move.plan(thread))
+    assert owners(world, thread) == ["one"]
+    done = world.device.json("thread", "handoff", thread, "--to", "two")
+    assert (Path(done["folder"]) / "a.txt").read_text() == "changed again\n"
+
+
+def test_what_is_there_is_not_overwritten(world: World) -> None:
+    thread = world.thread("one", "taken", "hello")
+    theirs = write(world.hosts["two"].workspace / "taken", "file", "theirs")
+    done = world.device.json("thread", "handoff", thread, "--to", "two")
+    assert done["folder"] == f"{theirs.parent}-{thread[-8:]}"
+    assert [path.name for path in theirs.parent.iterdir()] == ["file"]
+    again = world.device.run(
+        "thread", "handoff", thread, "--to", "one", "--path", "moving", check=126
+    )
+    assert b"is there already" in again.stderr
+
+
+@pytest.mark.parametrize("name", ["nothing-like-it", "two:nothing"])
+def test_a_thread_that_is_not_there(world: World, name: str) -> None:
+    failed = world.device.run("thread", "handoff", name, "--to", "one", check=2)
+    assert b"no thread" in failed.stderr
+    failed = world.device.run("thread", "handoff", name, "--resume", check=2)
+    assert b"no handoff of" in failed.stderr

@@ -24,7 +24,13 @@ from tests.support.codex import CODEX, Model, make_codex_home
 from tests.support.programs import Machine, Running
 
 PATIENCE_S = 30.0
-HOSTS = ("one", "two")
+HOSTS = {"one": 0, "two": 3600}  # and how far each clock is ahead, in seconds
+SKEW = """\
+import time
+_time, _time_ns = time.time, time.time_ns
+time.time = lambda: _time() + {ahead_s}
+time.time_ns = lambda: _time_ns() + {ahead_s} * 10**9
+"""
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
@@ -40,7 +46,7 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 class Host:
     """A machine with a person's home, a workspace and a codex of its own."""
 
-    def __init__(self, folder: Path, name: str, model: Model) -> None:
+    def __init__(self, folder: Path, name: str, model: Model, *, ahead_s: int = 0) -> None:
         self.name = name
         self.person = folder / "person"
         self.workspace = self.person / "work"
@@ -58,6 +64,12 @@ class Host:
             write(self.person, profile, f"export PATH='{path}'\n")
         self.machine = Machine(folder, HOME=str(self.person), CODEX_HOME=str(self.codex_home))
         self.machine.cwd = self.workspace
+        if ahead_s:
+            skewed = folder / "skewed"
+            write(skewed, "sitecustomize.py", SKEW.format(ahead_s=ahead_s))
+            before = self.machine.environment.get("PYTHONPATH")
+            paths = [str(skewed), *([before] if before else [])]
+            self.machine.environment["PYTHONPATH"] = os.pathsep.join(paths)
         self.running: Running | None = None
 
     def start(self, relay: str) -> None:
@@ -99,7 +111,11 @@ class World:
         self.device = Machine(folder / "device")
         self.relay = self.relay_machine.start("relay", "serve", "--json", "--listen", "127.0.0.1:0")
         self.url = self.relay.event("ready")["relay"]
-        self.hosts = {name: Host(folder / name, name, model) for name in HOSTS}
+        # The clocks of the hosts differ by an hour, in every test.
+        self.hosts = {
+            name: Host(folder / name, name, model, ahead_s=ahead_s)
+            for name, ahead_s in HOSTS.items()
+        }
         for name, host in self.hosts.items():
             token = self.relay_machine.json(
                 "relay", "token", "create", "--name", name, "--expires", "1d"
