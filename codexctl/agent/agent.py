@@ -32,6 +32,7 @@ from codexctl.agent.errors import AgentRefused, AgentUnavailable
 from codexctl.agent.process import Running, app_server, was_running
 from codexctl.agent.store import AgentStore, has_store
 from codexctl.agent.supervisor import Supervisor
+from codexctl.errors import StateError
 from codexctl.host.environment import LoginEnvironment
 from codexctl.paths import Home
 from codexctl.state.database import now_s
@@ -100,7 +101,7 @@ class Agent:
         if was_running(self.home):
             self.supervisor.want()
         elif has_store(self.home):
-            self._lost("the app-server that asked is gone")
+            self._down("it was gone when the host started")
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -205,7 +206,10 @@ class Agent:
     def _down(self, reason: str) -> None:
         self.statuses.clear()
         self._patches.clear()
-        self._lost(f"the app-server ended: {reason}")
+        try:
+            self._lost(f"the app-server ended: {reason}")
+        except StateError as error:
+            _log.error("what the app-server was at cannot be kept: %s", error)
 
     def _lost(self, reason: str) -> None:
         """End what an app-server was at when it went away."""
@@ -246,6 +250,13 @@ class Agent:
             await self._changed.wait()
 
     def _lines(self, lines: list[Line]) -> None:
+        try:
+            self._take(lines)
+        except StateError as error:
+            # A full disk takes neither the daemon down nor the thread, which the rollout has too.
+            _log.error("events of the app-server were lost: %s", error)
+
+    def _take(self, lines: list[Line]) -> None:
         events: list[Appended] = []
         for line in lines:
             params = line.value.get("params")
@@ -409,18 +420,23 @@ class Agent:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRE_EVERY_S)
-            if self._store is None:
+            if self._store is not None:
+                try:
+                    self._expire_now()
+                except StateError as error:
+                    _log.error("approvals that have expired cannot be kept: %s", error)
+
+    def _expire_now(self) -> None:
+        events: list[Appended] = []
+        for approval in self.pending():
+            if approvals.remaining(approval, clock()) > 0:
                 continue
-            events: list[Appended] = []
-            for approval in self.pending():
-                if approvals.remaining(approval, clock()) > 0:
-                    continue
-                self._end(approval, "expired", "nobody answered in time", events)
-                response = approvals.refusal(approval)
-                self._later(
-                    lambda server, a=approval, r=response: server.respond(a.request_id, r)  # type: ignore[misc]
-                )
-            self.append(events)
+            self._end(approval, "expired", "nobody answered in time", events)
+            response = approvals.refusal(approval)
+            self._later(
+                lambda server, a=approval, r=response: server.respond(a.request_id, r)  # type: ignore[misc]
+            )
+        self.append(events)
 
 
 SANDBOX_MODES = {

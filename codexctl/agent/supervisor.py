@@ -19,6 +19,7 @@ from contextlib import AbstractAsyncContextManager
 from codexctl import __version__
 from codexctl.agent.appserver import AppServer, Broken, Line, Messages
 from codexctl.agent.errors import AgentRefused, AgentUnavailable, NoCodex
+from codexctl.errors import StateError
 
 READY_S = 60.0  # from its start to the answer to initialize
 WAIT_S = 30.0  # that a command waits for the app-server
@@ -134,6 +135,8 @@ class Supervisor:
             raise Broken(f"it did not answer within {READY_S:.0f} s of its start") from None
         except AgentRefused as error:
             raise Broken(f"it does not take a greeting: {error}") from error
+        except StateError as error:
+            raise Broken(f"what it was at cannot be kept: {error}") from error
         self._server = server
         self._change()
         while True:
