@@ -38,6 +38,7 @@ LAYERS = {
     "codexctl.session.records": CORES,
     "codexctl.session.channel": CORES,
     "codexctl.agent.approvals": CORES,
+    "codexctl.agent.handoff.core": CORES,
     "codexctl.agent.errors": VALUES,
     "codexctl.agent.schema": CORES,
     "codexctl.provision.core": CORES,
