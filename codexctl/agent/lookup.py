@@ -97,7 +97,8 @@ def public(agent: Agent, thread: dict[str, Any], *, archived: bool = False) -> d
     out = {
         "id": id,
         "name": thread.get("name"),
-        "cwd": thread.get("cwd"),
+        # The official list has the folder of the first turn until there is another one.
+        "cwd": facts.get("cwd") or thread.get("cwd"),
         "status": "archived" if archived else _status(agent.statuses.get(id, status), facts),
         "preview": thread.get("preview") or "",
         "model": facts.get("model") or thread.get("model"),

@@ -51,7 +51,8 @@ def locate(home: Home, text: str) -> Place:
     if len(records) == 1:
         return Place(records[0], name)
     found = _remembered(home, records, name)
-    if not found:
+    if not found or len({thread.id for _, thread in found}) < len(found):
+        # Nobody listed it, or it was listed by one host and then by another, to which it moved.
         found = _asked(home, records, name)
     if len(found) == 1:
         record, thread = found[0]
