@@ -8,7 +8,16 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from codexctl.provision.model import MARKER, Plan, Ref, Resource, State, Tags, resource_name
+from codexctl.provision.model import (
+    MARKER,
+    Machine,
+    Plan,
+    Ref,
+    Resource,
+    State,
+    Tags,
+    resource_name,
+)
 
 Body = dict[str, Any]
 
@@ -18,6 +27,13 @@ STATES: dict[str, State] = {
     "stopping": "stopping",
     "stopped": "stopped",
     "shutting-down": "ending",
+}
+NOT_YET_OR_GONE = {
+    "DependencyViolation",
+    "InvalidGroup.InUse",
+    "InvalidGroup.NotFound",
+    "InvalidVolume.NotFound",
+    "VolumeInUse",
 }
 _BY_ITS_OWNER = ("Client.UserInitiatedShutdown", "Client.InstanceInitiatedShutdown")
 
@@ -120,3 +136,19 @@ def taken_away(instance: Body) -> str:
     if "Spot" in code:
         return "AWS took the spot machine back"
     return f"AWS ended it: {reason['Message']}" if reason.get("Message") else ""
+
+
+def machine(ref: Ref, instance: Body) -> Machine:
+    """An instance of EC2's lists, as the pipeline sees it."""
+    state = STATES.get(instance["State"]["Name"], "failed")
+    public = instance.get("PublicIpAddress") or instance.get("PublicDnsName") or None
+    detail = taken_away(instance)
+    if state == "running" and public is None:
+        detail = "it has no public address: its subnet gives none"
+    return Machine(
+        Ref(ref.workspace_id, ref.region, instance["InstanceId"]),
+        state,
+        public,
+        created_at=int(instance["LaunchTime"].timestamp()),
+        detail=detail,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import email.utils
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import requests
 
@@ -142,3 +142,11 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     except (TypeError, ValueError):
         reset = headers.get("Ratelimit-Reset", "")
     return max(0.0, int(reset) - time.time()) if re.fullmatch(r"[0-9]{1,12}", reset) else None
+
+
+def unless_gone(delete: Callable[[], object]) -> None:
+    """Delete; what is not there is as good as deleted."""
+    try:
+        delete()
+    except NotThere:
+        pass

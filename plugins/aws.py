@@ -282,9 +282,9 @@ class Instances(Account):
                     "an earlier order under this id went through, and EC2 does not show it yet",
                     request_id=error.request_id,
                 ) from None
-            return self._machine(order.ref, found[0])
+            return values.machine(order.ref, found[0])
         self._just_made.add(instance["InstanceId"])
-        return self._machine(order.ref, instance)
+        return values.machine(order.ref, instance)
 
     def _make_group(self, order: Order) -> str:
         """The id of the workspace's own security group, with its rule."""
@@ -359,22 +359,8 @@ class Instances(Account):
             return None
         instance = found[0]
         if instance["State"]["Name"] in values.STATES or values.taken_away(instance):
-            return self._machine(ref, instance)
+            return values.machine(ref, instance)
         return None
-
-    def _machine(self, ref: Ref, instance: Body) -> Machine:
-        state = values.STATES.get(instance["State"]["Name"], "failed")
-        public = instance.get("PublicIpAddress") or instance.get("PublicDnsName") or None
-        detail = values.taken_away(instance)
-        if state == "running" and public is None:
-            detail = "it has no public address: its subnet gives none"
-        return Machine(
-            Ref(ref.workspace_id, ref.region, instance["InstanceId"]),
-            state,
-            public,
-            created_at=int(instance["LaunchTime"].timestamp()),
-            detail=detail,
-        )
 
     def stop(self, ref: Ref) -> None:
         for instance in self._instances(ref):
@@ -455,14 +441,5 @@ class Instances(Account):
                     self._cloud.call(ref.region, "delete_security_group", GroupId=thing.resource_id)
             except Answered as error:
                 # In use by the machine that is ending, or gone meanwhile: the next look tells.
-                if error.aws_code not in _NOT_YET_OR_GONE:
+                if error.aws_code not in values.NOT_YET_OR_GONE:
                     raise
-
-
-_NOT_YET_OR_GONE = {
-    "DependencyViolation",
-    "InvalidGroup.InUse",
-    "InvalidGroup.NotFound",
-    "InvalidVolume.NotFound",
-    "VolumeInUse",
-}

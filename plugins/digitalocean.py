@@ -298,10 +298,11 @@ class Droplets(Account):
         """One machine for one id: an order that went unanswered can be carried out after the next
         one looked for it, and the droplet that nobody has seen is destroyed."""
         from ._digitalocean_api import Droplet
+        from ._digitalocean_errors import unless_gone
 
         oldest, *others = found
         for other in others:
-            _gone(Droplet(self._transport, id=other["id"]).destroy)
+            unless_gone(Droplet(self._transport, id=other["id"]).destroy)
         return oldest
 
     def describe(self, ref: Ref) -> Machine | None:
@@ -410,10 +411,11 @@ class Droplets(Account):
 
     def destroy(self, ref: Ref) -> None:
         from ._digitalocean_api import Droplet, Key
+        from ._digitalocean_errors import unless_gone
 
         droplets = self._droplets(ref)
         for droplet in droplets:
-            _gone(Droplet(self._transport, id=droplet["id"]).destroy)
+            unless_gone(Droplet(self._transport, id=droplet["id"]).destroy)
         if ref.workspace_id not in self._leaving:
             own = resource_name(ref.workspace_id)
             for wall in self._firewalls():
@@ -421,7 +423,7 @@ class Droplets(Account):
                     self._delete(f"firewalls/{wall['id']}")
             for key in self._keys():
                 if key["name"].startswith(own):
-                    _gone(Key(self._transport, id=key["id"]).destroy)
+                    unless_gone(Key(self._transport, id=key["id"]).destroy)
             self._leaving.add(ref.workspace_id)
         # The tag is how the droplet is found, so it goes last; and never while one may remain.
         if droplets and self._droplets(ref):
@@ -443,14 +445,6 @@ class Droplets(Account):
                 self._delete(f"tags/{tag}")
 
     def _delete(self, path: str) -> None:
-        _gone(lambda: self._api.order("DELETE", path))
+        from ._digitalocean_errors import unless_gone
 
-
-def _gone(delete: Callable[[], object]) -> None:
-    """Delete; what is not there is as good as deleted."""
-    from ._digitalocean_errors import NotThere
-
-    try:
-        delete()
-    except NotThere:
-        pass
+        unless_gone(lambda: self._api.order("DELETE", path))
