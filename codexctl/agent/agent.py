@@ -15,36 +15,30 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
 from codexctl.agent import approvals
-from codexctl.agent.approvals import Approval, Clock
+from codexctl.agent.approvals import Approval
 from codexctl.agent.appserver import AppServer, Broken, Line, Messages
 from codexctl.agent.codex import Codex, find_codex
 from codexctl.agent.errors import AgentRefused, AgentUnavailable
 from codexctl.agent.process import Running, app_server, was_running
+from codexctl.agent.questions import Event, Questions
 from codexctl.agent.store import AgentStore, has_store
 from codexctl.agent.supervisor import Supervisor
 from codexctl.errors import StateError
 from codexctl.host.environment import LoginEnvironment
 from codexctl.paths import Home
-from codexctl.state.database import now_s
 
 Appended = tuple[str | None, "dict[str, Any] | Line"]
 """An event of a thread or of none: an official line as it came, or codexctl's own object."""
 
 EXPIRE_EVERY_S = 30.0
 JOINING = ("thread/start", "thread/resume", "thread/fork")  # calls after which events come
-UNTOLD = "the app-server ended before it was told of the decision"
-ELSEWHERE = "it was answered at another client of the app-server, or is no longer asked"
-MAX_PATCHES = 256  # changes that the agent began and has not ended, kept for their approval
 
 _log = logging.getLogger(__name__)
 
@@ -71,13 +65,12 @@ class Agent:
         """How often a device (its id) watches a thread, or all with None."""
         self.listeners: list[Callable[[str | None, dict[str, Any]], None]] = []
         """Called with the thread and the object of each event, after it was kept."""
+        self.questions = Questions(lambda: self.store)
         self.supervisor = Supervisor(self._start, self._lines, self._up, self._down)
         self._store: AgentStore | None = None
         self._changed = asyncio.Event()
         self._running: Running | None = None
         self._joined: set[str] = set()  # threads whose events this connection gets
-        self._answered: set[tuple[str, int | str]] = set()  # requests of this app-server
-        self._patches: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         # A patch of one thread at a time: they share codexctl's folder of that thread.
         self._tree_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -169,7 +162,6 @@ class Agent:
         assert running is not None
         self._joined.clear()
         if not running.taken_over:
-            self._answered.clear()
             self._lost("the app-server that asked is gone")
             return
         answer = await server.call("thread/loaded/list", {})
@@ -188,9 +180,7 @@ class Agent:
         self.learn_settings(thread, answer.get("sandbox"), answer)
         events: list[Appended] = []
         if not status.get("activeFlags"):
-            for approval in self.pending():
-                if approval.thread == thread:
-                    self._end(approval, "withdrawn", "the agent went on without", events)
+            events += self.questions.end_thread(thread, "the agent went on without")
         turn = self.store.facts(thread).get("turn")
         if turn and status.get("type") != "active":
             found = await server.call("thread/turns/list", {"threadId": thread, "limit": 1})
@@ -205,7 +195,6 @@ class Agent:
 
     def _down(self, reason: str) -> None:
         self.statuses.clear()
-        self._patches.clear()
         try:
             self._lost(f"the app-server ended: {reason}")
         except StateError as error:
@@ -213,9 +202,7 @@ class Agent:
 
     def _lost(self, reason: str) -> None:
         """End what an app-server was at when it went away."""
-        events: list[Appended] = []
-        for approval in self.pending():
-            self._end(approval, "withdrawn", reason, events)
+        events: list[Appended] = [*self.questions.end_all(reason)]
         for thread in self._unfinished():
             events.append((thread, _own("codexctl/agent/ended", message=reason)))
             self.store.learn(thread, turn=None, last_turn="interrupted")
@@ -263,22 +250,16 @@ class Agent:
             if not isinstance(params, dict):
                 params = {}
             if "id" in line.value:
-                self._asked(line.value, params, events)
+                events += self._asked(line.value, params)
                 continue
             thread = _thread_of(params)
             events.append((thread, line))
             if thread is not None:
-                self._follow(str(line.value["method"]), thread, params, events)
+                events += self._follow(str(line.value["method"]), thread, params)
         self.append(events)
 
-    def _follow(
-        self,
-        method: str,
-        thread: str,
-        params: dict[str, Any],
-        events: list[Appended],
-    ) -> None:
-        """Learn from a notification what codexctl itself has to know."""
+    def _follow(self, method: str, thread: str, params: dict[str, Any]) -> list[Event]:
+        """Learn from a notification what codexctl itself has to know; what it has to say to it."""
         if method == "thread/status/changed":
             status = self.statuses[thread] = params.get("status") or {}
             if status.get("type") == "active" and thread not in self._joined:
@@ -291,33 +272,24 @@ class Agent:
             status = _member(params, "turn", "status")
             self.store.learn(thread, turn=None, last_turn=status)
             turn = _member(params, "turn", "id")
-            for approval in self.pending():
-                if approval.thread == thread and approval.turn == turn:
-                    self._end(approval, "withdrawn", f"the turn was {status}", events)
+            return self.questions.end_turn(thread, turn, f"the turn was {status}")
         elif method == "thread/name/updated":
             self.store.learn(thread, name=params.get("threadName"))
         elif method == "thread/settings/updated":
             settings = params.get("threadSettings") or {}
             self.learn_settings(thread, settings.get("sandboxPolicy"), settings)
         elif method == "serverRequest/resolved":
-            for approval in self.pending():
-                if approval.request_id == params.get("requestId") and approval.thread == thread:
-                    self._end(approval, "withdrawn", ELSEWHERE, events)
+            return self.questions.resolved(thread, params.get("requestId"))
         elif method == "item/started" and _member(params, "item", "type") == "fileChange":
-            self._keep_patch(thread, params["item"].get("id"), params["item"].get("changes"))
+            self.questions.change(thread, params["item"].get("id"), params["item"].get("changes"))
         elif method == "item/fileChange/patchUpdated":
-            self._keep_patch(thread, params.get("itemId"), params.get("changes"))
+            self.questions.change(thread, params.get("itemId"), params.get("changes"))
         elif method == "item/completed":
-            self._patches.pop((thread, str(_member(params, "item", "id"))), None)
+            self.questions.changed(thread, _member(params, "item", "id"))
         elif method == "thread/closed":
             self.statuses.pop(thread, None)
             self._joined.discard(thread)
-
-    def _keep_patch(self, thread: str, item: object, changes: object) -> None:
-        if isinstance(changes, list):
-            while len(self._patches) >= MAX_PATCHES:
-                del self._patches[next(iter(self._patches))]
-            self._patches[thread, str(item)] = changes
+        return []
 
     def learn_settings(self, thread: str, sandbox: Any, settings: dict[str, Any]) -> None:
         """Keep what the app-server says that a thread may do."""
@@ -330,80 +302,30 @@ class Agent:
             cwd=settings.get("cwd"),
         )
 
-    # --- approvals ---
+    # --- what it asks of people ---
 
     def pending(self) -> list[Approval]:
-        return [Approval.from_record(r) for r in self.store.approvals(state="pending")]
+        return self.questions.pending()
 
-    def approval(self, name: str) -> list[Approval]:
-        """Those whose id is or begins with `name`."""
-        found = [Approval.from_record(record) for record in self.store.approvals()]
-        return [a for a in found if a.id == name] or [a for a in found if a.id.startswith(name)]
-
-    def _asked(
-        self,
-        request: dict[str, Any],
-        params: dict[str, Any],
-        events: list[Appended],
-    ) -> None:
-        method = str(request["method"])
-        if method not in approvals.KINDS:
-            _log.warning("the app-server asked for %s, which nobody here can do", method)
-            self._later(
-                lambda server: server.refuse(request["id"], f"codexctl does not serve {method}")
-            )
-            return
-        thread = _thread_of(params)
-        pending = {(approval.thread, approval.request_id) for approval in self.pending()}
-        if (str(thread), request["id"]) in pending | self._answered:
-            return  # asked again because this daemon has joined anew
-        changes = self._patches.get((str(thread), str(params.get("itemId"))), [])
-        approval = approvals.requested(
-            method,
-            params,
-            id=secrets.token_hex(6),
-            request_id=request["id"],
-            patch=_patch(changes),
-            clock=clock(),
-            now=now_s(),
-        )
-        self._keep(approval)
-        public = approval.public(clock())
-        events.append((thread, _own("codexctl/approval/requested", approval=public)))
-
-    def _keep(self, approval: Approval) -> None:
-        self.store.put_approval(
-            approval.id, approval.thread, approval.state, approval.created_at, approval.as_record()
-        )
-
-    def _end(
-        self,
-        approval: Approval,
-        state: str,
-        reason: str,
-        events: list[Appended],
-    ) -> None:
-        ended = approvals.end(approval, state, now=now_s(), reason=reason)
-        self._keep(ended)
-        public = ended.public(clock())
-        events.append((ended.thread, _own("codexctl/approval/ended", approval=public)))
+    def _asked(self, request: dict[str, Any], params: dict[str, Any]) -> list[Event]:
+        method, id = str(request["method"]), request["id"]
+        if method in approvals.KINDS:
+            return self.questions.asked(method, id, params)
+        _log.warning("the app-server asked for %s, which nobody here can do", method)
+        self._later(lambda server: server.refuse(id, f"codexctl does not serve {method}"))
+        return []
 
     async def answer(self, server: AppServer, ended: Approval, response: dict[str, Any]) -> None:
         """Keep the decision, then tell the app-server. AgentUnavailable: it did not get it.
 
         Nobody else comes between: it is kept before this waits for anything.
         """
-        self._keep(ended)
-        self._answered.add((ended.thread, ended.request_id))
+        self.append([*self.questions.answered(ended)])
         try:
             await server.respond(ended.request_id, response)
         except AgentUnavailable:
-            ended = replace(ended, state="withdrawn", reason=f"{UNTOLD} {ended.decision}")
-            self._keep(ended)
+            self.append([*self.questions.untold(ended)])
             raise
-        finally:
-            public = ended.public(clock())
-            self.append([(ended.thread, _own("codexctl/approval/ended", approval=public))])
 
     def _later(self, act: Callable[[AppServer], Awaitable[None]]) -> None:
         """Write to the app-server from where nothing may wait."""
@@ -427,16 +349,12 @@ class Agent:
                     _log.error("approvals that have expired cannot be kept: %s", error)
 
     def _expire_now(self) -> None:
-        events: list[Appended] = []
-        for approval in self.pending():
-            if approvals.remaining(approval, clock()) > 0:
-                continue
-            self._end(approval, "expired", "nobody answered in time", events)
-            response = approvals.refusal(approval)
+        events, responses = self.questions.expired()
+        self.append([*events])
+        for approval, response in responses:
             self._later(
-                lambda server, a=approval, r=response: server.respond(a.request_id, r)  # type: ignore[misc]
+                lambda server, id=approval.request_id, r=response: server.respond(id, r)  # type: ignore[misc]
             )
-        self.append(events)
 
 
 SANDBOX_MODES = {
@@ -445,15 +363,6 @@ SANDBOX_MODES = {
     "dangerFullAccess": "danger-full-access",
     "externalSandbox": "external",
 }
-
-
-def clock() -> Clock:
-    """Seconds since the boot, those of suspend included."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return Clock(file.read().strip(), time.clock_gettime(time.CLOCK_BOOTTIME))
-    except OSError:
-        return Clock("", time.monotonic())
 
 
 def _own(method: str, **params: Any) -> dict[str, Any]:
@@ -470,14 +379,3 @@ def _member(params: dict[str, Any], *path: str) -> Any:
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     return value
-
-
-def _patch(changes: list[dict[str, Any]]) -> str:
-    """What a person is shown of a change: each file with its diff, or its whole new content."""
-    parts = []
-    for change in changes:
-        kind = _member(change, "kind", "type") or "update"
-        moved = _member(change, "kind", "move_path")
-        head = f"*** {kind} {change.get('path')}" + (f" -> {moved}" if moved else "")
-        parts.append(f"{head}\n{change.get('diff') or ''}")
-    return "\n".join(parts)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from codexctl.agent import approvals
-from codexctl.agent.agent import clock
 from codexctl.agent.approvals import Approval
 from codexctl.agent.call import Call, Method
+from codexctl.agent.questions import clock
 from codexctl.errors import UsageError
 from codexctl.state.database import now_s
 
@@ -33,7 +33,7 @@ async def answer(call: Call) -> None:
     name = call.text("id")
     # First: what a lost app-server asked is withdrawn by then.
     server = await call.agent.server() if call.agent.pending() else None
-    found = call.agent.approval(name)
+    found = call.agent.questions.named(name)
     if len(found) != 1:
         what = "several approvals begin with" if found else "no approval is called"
         raise UsageError(f"{what} {name[:60]!r}", hint="see: codexctl inbox")
