@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from tests.support.programs import Machine
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 _SGR = re.compile(r"\x1b\[[0-9;]*m")
 
 

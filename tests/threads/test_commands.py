@@ -133,6 +133,9 @@ def test_a_running_turn_is_steered_and_interrupted(world: World) -> None:
 
 def test_the_diff_is_shown_summed_up_and_applied_elsewhere(world: World, tmp_path: Path) -> None:
     thread = world.start("patch", "--worktree", "--branch", "the-fix")
+    made = events(world.laptop.run("thread", "show", thread, "--json").stdout)[0]
+    assert made["branch"] == "the-fix"
+    assert str(made["cwd"]).startswith(str(made["worktree"]))
     shown = world.laptop.run("thread", "diff", thread).stdout
     assert b"+hello world\n" in shown
     stat = world.laptop.run("thread", "diff", thread, "--stat").stdout.decode()

@@ -33,7 +33,7 @@ from codexctl.errors import UsageError
 from codexctl.paths import Home
 from codexctl.secret import Secret
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 NOTICE = Notice(
     "approval:a1", "waiting", "t1", "box: fix it asks", "ls -l", "http://r/thread#box:t1"
 )
