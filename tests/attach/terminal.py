@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
-import re
 import signal
 import struct
 import termios
 import threading
 import time
 from pathlib import Path
+
+from tests.attach.screen import Screen
 
 WAIT_S = 60.0
 # What terminal programs ask of a terminal, and an answer each.
@@ -22,13 +24,10 @@ ANSWERS = {
     b"\x1b]11;?": b"\x1b]11;rgb:0000/0000/0000\x1b\\",
     b"\x1b[?u": b"\x1b[?0u",
 }
-_CONTROL = re.compile(
-    rb"\x1b\[[0-9;?<>=]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[=>78cM()][0B]?"
-)
 
 
 class TerminalProgram:
-    """Leaving the block ends it. `text` is all that was printed, controls and spaces left out."""
+    """Leaving the block ends it. `text` is all that it shows and showed, without spaces."""
 
     def __init__(
         self, argv: list[str], *, env: dict[str, str], cwd: Path, columns: int = 100, rows: int = 30
@@ -40,6 +39,8 @@ class TerminalProgram:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.started = time.monotonic()
         self.chunks: list[tuple[float, bytes]] = []
+        self._screen = Screen(columns, rows)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.status: int | None = None
         self._changed = threading.Condition()
         self._over = False
@@ -56,6 +57,7 @@ class TerminalProgram:
             with self._changed:
                 if data:
                     self.chunks.append((time.monotonic() - self.started, data))
+                    self._screen.feed(self._decoder.decode(data))
                 self._over = self._over or not data
                 self._changed.notify_all()
             if not data:
@@ -66,8 +68,7 @@ class TerminalProgram:
 
     @property
     def text(self) -> str:
-        raw = _CONTROL.sub(b"", b"".join(data for _, data in self.chunks))
-        return "".join(raw.decode(errors="replace").split())
+        return "".join(self._screen.text.split())
 
     def until(self, words: str, *, typing: str = "") -> None:
         """Wait for words, spaces aside. `typing` is typed till then, once a second.
