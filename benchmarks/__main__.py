@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.row import Row
 
-MODULES = ("sessions", "relay", "provision", "threads")
+MODULES = ("sessions", "relay", "provision", "threads", "official", "handoff")
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 

@@ -41,6 +41,7 @@ MAX_REQUESTS = 32
 CALL_TIMEOUT_S = 30.0
 COUNT_FROM_ONE_AFTER_S = 3.0
 RESUME_WITHIN_S = 20.0  # the executor keeps a session without a path for 30 s
+ACK_DELAY_S = 0.1  # some versions send again what is not acknowledged in 0.5 s
 PROBE_AFTER_S = 5.0  # of silence
 DEAD_AFTER_S = 15.0
 # Output that its reader has not taken; then the socket is not read, and the relay waits.
@@ -93,6 +94,7 @@ class ExecutorConnection:
         self._probing = False
         self._unread = 0
         self._mask = 0
+        self._ack_due = False
 
     @classmethod
     def open(
@@ -290,11 +292,19 @@ class ExecutorConnection:
         for message in way.websocket.messages():
             for value in way.stream.receive(message):
                 self._dispatch(value)
-        way.stream.acknowledge()
+        if not self._ack_due:
+            # What a few records more would have acknowledged by themselves.
+            self._ack_due = True
+            self.call_after(ACK_DELAY_S, self._acknowledge)
         if not alive or way.websocket.closed_because:
             raise _PathLost(
                 f"the relay closed the connection {way.websocket.closed_because}".rstrip()
             )
+
+    def _acknowledge(self) -> None:
+        self._ack_due = False
+        if self._way is not None:
+            self._way.stream.acknowledge()
 
     def _dispatch(self, value: dict[str, Any]) -> None:
         method, number = value.get("method"), value.get("id")
