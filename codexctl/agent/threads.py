@@ -264,13 +264,13 @@ async def loaded(call: Call) -> dict[str, Any]:
             f"thread {thread['id']} is archived{where}",
             hint=f"codexctl thread archive --undo {thread['id']}",
         )
-    need_folder(str(thread.get("cwd") or ""))
+    # Where it works now: a thread that was handed on has the other host's folder in its past.
+    cwd = str(agent.store.facts(thread["id"]).get("cwd") or thread.get("cwd") or "")
+    need_folder(cwd)
     if _member(thread, "status", "type") == "notLoaded":
         chosen = await modes.resumed(call, thread)
-        answer = await agent.call(
-            "thread/resume",
-            {"threadId": thread["id"], "excludeTurns": True, **chosen.as_params()},
-        )
+        asked = {"threadId": thread["id"], "cwd": cwd, "excludeTurns": True}
+        answer = await agent.call("thread/resume", {**asked, **chosen.as_params()})
         agent.learn_settings(thread["id"], answer.get("sandbox"), answer)
     return thread
 

@@ -338,13 +338,17 @@ async def _thread(call: Call) -> dict[str, Any]:
             f"thread {thread['id']} is archived",
             hint=f"codexctl thread archive --undo {thread['id']}",
         )
-    return thread
+    return _placed(call, thread)
+
+
+def _placed(call: Call, thread: dict[str, Any]) -> dict[str, Any]:
+    """The thread where it works now: until its next turn the official one has an earlier folder."""
+    return {**thread, "cwd": call.agent.store.facts(thread["id"]).get("cwd") or thread["cwd"]}
 
 
 async def _read(call: Call, thread: str) -> dict[str, Any]:
     answer = await call.agent.call("thread/read", {"threadId": thread})
-    found: dict[str, Any] = answer["thread"]
-    return found
+    return _placed(call, answer["thread"])
 
 
 def _rollout(thread: dict[str, Any]) -> str:
