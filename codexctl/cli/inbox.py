@@ -11,6 +11,7 @@ from codexctl.cli.complete import complete_paired
 from codexctl.cli.output import colour_wanted, emit, json_option, notice
 from codexctl.cli.thread_find import each_host, hosts_of, label
 from codexctl.cli.thread_list import age
+from codexctl.errors import CodexctlError
 from codexctl.paths import Home
 
 TYPE_CHECKING = False
@@ -47,8 +48,13 @@ def inbox(host: str | None, everything: bool, full: bool, as_json: bool) -> None
         threads = call(connection, "thread.list", {"limit": TOLD_THREADS}) if wanted else []
         return found, {str(thread["id"]): thread for thread in threads if thread["id"] in wanted}
 
+    try:
+        answers = each_host(home, hosts_of(home, host), ask)
+    except CodexctlError:
+        _messages(home)
+        raise
     rows: list[dict[str, Any]] = []
-    for record, (found, threads) in each_host(home, hosts_of(home, host), ask):
+    for record, (found, threads) in answers:
         for approval in found:
             thread = threads.get(str(approval.get("thread"))) or {"id": approval.get("thread")}
             row = {"host": record.name, "name": thread.get("name"), **approval}

@@ -10,7 +10,12 @@ import click
 from codexctl.cli.complete import complete_paired
 from codexctl.cli.output import emit, emit_line, json_option, notice
 from codexctl.cli.thread_find import BYPASS, at_thread, complete_thread, hosts_of, list_threads
+from codexctl.errors import CodexctlError
 from codexctl.paths import Home
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from codexctl.client.store import HostRecord
 
 PREVIEW_CHARS = 48
 MAX_LISTED = 500
@@ -31,7 +36,8 @@ def list_command(
 ) -> None:
     """List threads, those changed last first; also those that the official CLI has started there.
 
-    Of all paired hosts, or of HOST. A thread that asks nobody is marked.
+    Of all paired hosts, or of HOST; of a host that is away those that it has listed before. A
+    thread that asks nobody is marked.
 
     \b
         codexctl thread list
@@ -40,10 +46,18 @@ def list_command(
     """
     home = Home.from_env()
     records = hosts_of(home, host)
-    found = list_threads(
-        home, records, archived=archived, limit=MAX_LISTED if everything else limit
-    )
+    most = MAX_LISTED if everything else limit
+    try:
+        found = list_threads(home, records, archived=archived, limit=most)
+    except CodexctlError as error:
+        if archived or not _away(home, records, most):
+            raise
+        notice(str(error))
+        found = []
     threads = [{"host": record.name, **thread} for record, listed in found for thread in listed]
+    if not archived:
+        answered = [record for record, _ in found]
+        threads += _away(home, [r for r in records if r not in answered], most)
     threads.sort(key=lambda thread: thread.get("updated_at") or 0, reverse=True)
     waiting = _messages(home)
     if as_json:
@@ -56,6 +70,18 @@ def list_command(
         table=("thread", "status", "changed", "host", "cwd", "name"),
         empty="no threads: codexctl thread start HOST PROMPT",
     )
+
+
+def _away(home: Home, records: list[HostRecord], most: int) -> list[dict[str, Any]]:
+    """What hosts that are away have listed before."""
+    from codexctl.client.threads import open_threads, remembered
+
+    known = remembered(open_threads(home))
+    out: list[dict[str, Any]] = []
+    for record in records:
+        rows = [thread for thread in known if thread.host == record.environment_id][:most]
+        out += [{**row._asdict(), "host": record.name, "status": "away"} for row in rows]
+    return out
 
 
 def _messages(home: Home) -> dict[str, int]:

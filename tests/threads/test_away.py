@@ -51,6 +51,10 @@ def test_a_message_to_a_host_that_is_away_is_delivered_once(world: World) -> Non
         ("say second", "waiting", thread),
         ("say third", "waiting", thread),
     ]
+    listed = {t["id"]: t for t in world.laptop.json("thread", "list")}
+    assert (listed[thread]["status"], listed[thread]["waiting_messages"]) == ("away", 2)
+    inbox = world.laptop.run("inbox", check=255)
+    assert b"2 messages wait for their host" in inbox.stderr
     world.box.start()
     # Several commands at once reach the host: each message goes once, in order.
     commands = [
