@@ -66,7 +66,7 @@ def perform(tree: Path, step: Step) -> None:
         git(tree, "checkout", "--quiet", "--detach", ok=False)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(steps, st.booleans())
 def test_any_tree_arrives_exactly(done: list[Step], begun: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -281,3 +281,30 @@ def test_a_repository_of_another_object_format(tmp_path: Path) -> None:
     sides.move()
     assert state(sides.place) == state(tree)
     assert git_of(str(sides.place)).text("rev-parse", "--show-object-format") == "sha256"
+
+
+def test_a_clone_from_the_remote_where_there_is_none(tmp_path: Path) -> None:
+    origin = make(tmp_path / "origin", a="0123456789" * 50_000)
+    git(origin, "branch", "other")
+    tree = tmp_path / "tree"
+    git(tmp_path, "clone", "--quiet", str(origin), str(tree))
+    write(tree, "b", "new\n")
+    git(tree, "add", "b")
+    git(tree, "commit", "--quiet", "-m", "ahead")
+    write(tree, "c", "loose\n")
+    sides = Sides.beside(tree)
+    snapshot, _ = sides.take()
+    assert snapshot.remotes == {"origin": str(origin)}
+    make_folder(str(sides.place), snapshot, remote=str(origin))
+    haves = reachable(git_of(str(sides.place)), offer(sides.carrier(), snapshot))
+    make_bundle(sides.carrier(), str(sides.ours), haves)
+    assert (sides.ours / "bundle").stat().st_size < 5000
+    sides.arrive(snapshot, haves)
+    assert state(sides.place) == state(tree)
+    refs = git(sides.place, "for-each-ref", "--format=%(refname)").decode().split()
+    assert "refs/remotes/origin/other" in refs
+    assert [ref for ref in refs if not ref.startswith("refs/remotes/origin/")] == [
+        "refs/heads/main"
+    ]
+    config = git(sides.place, "config", "remote.origin.url").decode().strip()
+    assert config == str(origin)
