@@ -139,7 +139,7 @@ def _provision(provider: Provider, options: dict[str, Any]) -> None:
         _refuse_taken(service, name)
         selection = provider.selection(options)
         account = service.account(provider.name, selection)
-        account_id = patiently(account.account_id)
+        account_id = service.account_id(account)
         plan = patiently(lambda: account.plan(options))
         _check_price(plan, options["max_price"])
         _check_abilities(provider, settings)

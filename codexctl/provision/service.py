@@ -36,6 +36,7 @@ class Service:
         self.secrets = HomeSecrets(home)
         self._plugins: Plugins | None = None
         self._accounts: dict[tuple[str, tuple[tuple[str, str], ...]], Account] = {}
+        self._account_ids: dict[Account, str] = {}
 
     def __enter__(self) -> Service:
         return self
@@ -61,10 +62,16 @@ class Service:
             self._accounts[key] = opened
         return self._accounts[key]
 
+    def account_id(self, account: Account) -> str:
+        """Whose account it is; asked once."""
+        if account not in self._account_ids:
+            self._account_ids[account] = patiently(account.account_id)
+        return self._account_ids[account]
+
     def account_of(self, workspace: Workspace) -> Account:
         """The account that made it; ProviderError where the credentials are another's."""
         account = self.account(workspace.provider, dict(workspace.selection))
-        found = patiently(account.account_id)
+        found = self.account_id(account)
         if found != workspace.account_id:
             raise ProviderError(
                 f"{workspace.name} belongs to the account {workspace.account_id} of "
@@ -118,7 +125,7 @@ class Service:
             here = [w for w in live if (w.provider, w.account_id) == (provider, account_id)]
             try:
                 account = self.account(provider, selection)
-                found = patiently(account.account_id)
+                found = self.account_id(account)
                 if found != account_id:
                     raise ProviderError(
                         f"the account {account_id} of {provider} cannot be looked at with these "
@@ -190,7 +197,7 @@ class Service:
             name=name,
             provider=provider,
             selection=selection,
-            account_id=patiently(account.account_id),
+            account_id=self.account_id(account),
             plan=Plan(machine.ref.region, "", "", None),
             settings=Settings(bare=True, pair=False),
             expires_at=None,

@@ -37,7 +37,6 @@ def test_a_workspace_from_nothing_to_nothing(machines: World) -> None:
     assert [call for call in calls if call != "describe"] == [
         "account",
         "plan",
-        "account",
         "create",
     ]
     machines.ok("workspace", "destroy", "box", "--yes")
