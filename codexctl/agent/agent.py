@@ -72,14 +72,13 @@ class Agent:
         self._running: Running | None = None
         self._joined: set[str] = set()  # threads whose events this connection gets
         self._tasks: asyncio.TaskGroup | None = None
-        # A patch of one thread at a time: they share codexctl's folder of that thread.
-        self._tree_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def tree_lock(self, name: str) -> asyncio.Lock:
-        """One at a time works in codexctl's folder of this thread."""
-        lock = self._tree_locks.get(name)
+    def lock(self, name: str) -> asyncio.Lock:
+        """One at a time holds it, as who works in codexctl's folder of a thread."""
+        lock = self._locks.get(name)
         if lock is None:
-            lock = self._tree_locks[name] = asyncio.Lock()
+            lock = self._locks[name] = asyncio.Lock()
         return lock
 
     @property

@@ -11,7 +11,8 @@ from codexctl.agent.call import Call
 from codexctl.agent.errors import AgentRefused
 from codexctl.agent.folders import folder, need_folder, thread_folder
 from codexctl.agent.lookup import find_thread, public
-from codexctl.agent.threads import described, done, loaded, need_login, turn
+from codexctl.agent.once import done
+from codexctl.agent.threads import described, loaded, need_login, turn
 from codexctl.errors import UsageError
 
 MAX_EXPORTED_PAGES = 10_000
@@ -41,7 +42,7 @@ async def resume(call: Call) -> None:
         key = call.maybe_text("key")
         await turn(call, thread["id"], text, key, chosen if was_loaded else None)
     read = await call.agent.call("thread/read", {"threadId": thread["id"]})
-    await call.line(await described(call, read["thread"]))
+    await done(call, thread["id"], await described(call, read["thread"]))
 
 
 async def fork(call: Call) -> None:
@@ -152,7 +153,7 @@ async def diff(call: Call) -> None:
     need_folder(cwd)
     commit = (thread.get("gitInfo") or {}).get("sha")
     scratch = thread_folder(call.context.home, thread["id"])
-    async with call.agent.tree_lock(thread["id"]):
+    async with call.agent.lock(thread["id"]):
         pieces = await asyncio.to_thread(_diff, cwd, scratch, facts.get("base"), commit)
         while piece := await asyncio.to_thread(next, pieces, b""):
             await call.write(piece)

@@ -50,7 +50,7 @@ async def status(call: Call) -> None:
 async def git_state(call: Call) -> None:
     """The git state of the folder `cwd`, as tree.state has it."""
     cwd = folder(call, call.maybe_text("cwd"))
-    async with call.agent.tree_lock(cwd):
+    async with call.agent.lock(cwd):
         found = await asyncio.to_thread(tree.state, cwd, call.context.home.join("threads", "state"))
     await call.line(found)
 

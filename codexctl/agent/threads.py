@@ -19,7 +19,8 @@ from codexctl.agent.errors import (
 from codexctl.agent.folders import folder, make_worktree, need_folder, thread_folder
 from codexctl.agent.handoff.journal import check_may_act
 from codexctl.agent.lookup import find_thread, list_threads, public
-from codexctl.errors import Refused, UsageError
+from codexctl.agent.once import begin, done
+from codexctl.errors import UsageError
 from codexctl.session.channel import ChannelClosed
 
 MAX_LISTED = 1_000
@@ -134,8 +135,6 @@ async def _send_events(call: Call, thread: str | None, cursor: int) -> int:
 async def start(call: Call) -> None:
     """A new thread and, with a prompt, its first turn. Refused beyond the policy's modes."""
     agent = call.agent
-    if await _known(call):
-        return
     prompt = await _prompt(call)
     cwd = folder(call, call.maybe_text("cwd"))
     await need_login(call)
@@ -159,11 +158,9 @@ async def start(call: Call) -> None:
     if place is not None:
         # Before the first turn: what the agent does is told from what was there.
         folder_of = thread_folder(call.context.home, id)
-        async with agent.tree_lock(id):
+        async with agent.lock(id):
             base = await asyncio.to_thread(tree.snapshot, place, folder_of)
         agent.store.learn(id, base=base)
-    if key := call.maybe_text("key"):
-        agent.store.put_key(key, call.method, id)
     if name := call.maybe_text("name"):
         await agent.call("thread/name/set", {"threadId": id, "name": name})
         agent.store.learn(id, name=name)
@@ -175,8 +172,6 @@ async def start(call: Call) -> None:
 
 async def send(call: Call) -> None:
     """A message: it begins a turn, or joins the one that runs."""
-    if await _known(call):
-        return
     text = await call.long_text("text")
     thread = await loaded(call)
     running = call.agent.store.facts(thread["id"]).get("turn")
@@ -201,8 +196,6 @@ async def _steered(call: Call, thread: str, running: str, text: str, key: str | 
 
 async def steer(call: Call) -> None:
     """A message into the turn that runs. UsageError where none does."""
-    if await _known(call):
-        return
     text = await call.long_text("text")
     thread = await loaded(call)
     running = call.agent.store.facts(thread["id"]).get("turn")
@@ -233,8 +226,7 @@ async def turn(
     params: dict[str, Any] = {"threadId": thread, "input": [{"type": "text", "text": text}]}
     if chosen is not None:
         params |= chosen.as_turn_params()
-    if key:
-        params["clientUserMessageId"] = key
+    params |= begin(call, thread, key)
     await call.agent.call("turn/start", params)
 
 
@@ -244,8 +236,7 @@ async def steer_turn(call: Call, thread: str, running: str, text: str, key: str 
         "expectedTurnId": running,
         "input": [{"type": "text", "text": text}],
     }
-    if key:
-        params["clientUserMessageId"] = key
+    params |= begin(call, thread, key)
     await call.agent.call("turn/steer", params)
 
 
@@ -294,24 +285,3 @@ async def _prompt(call: Call) -> str | None:
     if call.params.get("prompt") is None and not call.has_input:
         return None
     return await call.long_text("prompt")
-
-
-async def _known(call: Call) -> bool:
-    """Whether this request was done before; then its result is given again."""
-    key = call.maybe_text("key")
-    known = call.agent.store.key(key) if key else None
-    if known is None:
-        return False
-    if known.method != call.method:
-        raise Refused(f"the key {key} was used for {known.method}")
-    if known.result is None:
-        return False
-    await call.line({**known.result, "repeated": True})
-    return True
-
-
-async def done(call: Call, thread: str, result: dict[str, Any]) -> None:
-    key = call.maybe_text("key")
-    if key:
-        call.agent.store.put_key(key, call.method, thread, result)
-    await call.line(result)
