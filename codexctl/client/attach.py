@@ -230,7 +230,10 @@ class TerminalCommand:
 
 @contextmanager
 def terminal_command(command: list[str], variables: Mapping[str, str]) -> Iterator[TerminalCommand]:
-    """Run a command on this terminal. Ctrl-C is its own meanwhile. NotFoundOnHost."""
+    """Run a command on this terminal. Ctrl-C is its own, and nothing to us later. NotFoundOnHost.
+
+    What comes behind it takes two seconds at most, and its status is what this was for.
+    """
     try:
         process = subprocess.Popen(command, env={**os.environ, **variables})
     except OSError as error:
@@ -239,10 +242,9 @@ def terminal_command(command: list[str], variables: Mapping[str, str]) -> Iterat
             hint="install it: npm install -g @openai/codex, or use --print",
         ) from error
     # Only now, since a child inherits what is ignored.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     running = TerminalCommand(process)
     try:
         yield running
     finally:
         running.close()
-        signal.signal(signal.SIGINT, before)
