@@ -1,7 +1,8 @@
 """A codex that misbehaves as FAKE_CODEX says; for its schema and version it asks the real one.
 
 hang: no answer after the greeting. garbage: what is no message, for ever. stray: a little of it,
-and notifications that nobody knows. mute: no greeting. die: ends at its start, with a reason.
+and notifications that nobody knows. mute: no greeting. ask: a command, at once. die: ends at its
+start, with a reason.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ async def serve(connection: ServerConnection) -> None:
             await connection.send("Warning: something")
             await connection.send('{"method":"new/thing","params":{"threadId":"t9","odd":[1.50]}}')
             await connection.send('{"method":"item/tool/call","id":7,"params":{}}')
+        if method == "initialized" and MODE == "ask":
+            await connection.send(
+                '{"method":"item/commandExecution/requestApproval","id":7,'
+                '"params":{"threadId":"t9","turnId":"u","itemId":"i","command":"ls"}}'
+            )
         if message.get("id") == 7:
             await connection.send(json.dumps({"method": "heard", "params": message}))
         elif "id" in message and not (MODE == "hang" and method != "initialize"):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from codexctl.agent import supervisor
+from codexctl.agent import agent as agent_module
+from codexctl.agent import approvals, supervisor
 from codexctl.agent.agent import Agent
 from codexctl.agent.errors import AgentUnavailable
 from codexctl.host.environment import LoginEnvironment
@@ -124,3 +125,22 @@ def test_what_is_not_known_passes_through_untouched(tmp_path: Path) -> None:
         assert agent.supervisor.restarts == 0
 
     run(tmp_path, "stray", work)
+
+
+def test_an_approval_that_nobody_answers_expires_and_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "EXPIRE_EVERY_S", 0.1)
+    monkeypatch.setattr(approvals, "EXPIRES_S", 0.3)
+
+    async def work(agent: Agent) -> None:
+        await agent.call("thread/list", {})
+        while not (ended := agent.store.approvals(state="expired")):
+            await agent.changed(agent.store.last)
+        assert ended[0]["reason"] == "nobody answered in time"
+        while not (heard := [e for e in agent.store.page(None, 0) if '"heard"' in e.line]):
+            await agent.changed(agent.store.last)
+        assert json.loads(heard[0].line)["params"]["result"] == {"decision": "decline"}
+        assert agent.pending() == []
+
+    run(tmp_path, "ask", work)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,12 @@ class World:
         cursor = self.cursor()
         self.laptop.one("thread.send", thread=thread, text=text, **params)
         return self.laptop.events(DONE, thread=thread, cursor=cursor)
+
+    def alter(self, statement: str) -> None:
+        """Change agent.db behind the host's back."""
+        with closing(sqlite3.connect(self.host.machine.home / "agent.db")) as db:
+            db.execute(statement)
+            db.commit()
 
     def answer(self, approval: dict[str, Any], decision: str, **more: Any) -> dict[str, Any]:
         asked = {"id": approval["id"], "hash": approval["hash"], "decision": decision}
@@ -122,6 +130,13 @@ def test_a_key_makes_a_message_come_once(world: World) -> None:
     world.said(thread, "only once", key="k1")
     assert world.laptop.one("thread.send", thread=thread, text="only once", key="k1")["repeated"]
     assert json.dumps(world.model.requests[-1]["input"]).count("only once") == 1
+    # As if the daemon had been killed between telling the app-server and keeping the result.
+    world.alter("UPDATE keys SET result = NULL WHERE key = 'k1'")
+    asked = len(world.model.requests)
+    assert world.laptop.one("thread.send", thread=thread, text="only once", key="k1")["repeated"]
+    assert len(world.model.requests) == asked
+    with pytest.raises(CodexctlError, match="was used for"):
+        world.laptop.one("thread.start", prompt="x", key="k1")
 
 
 def test_a_long_prompt_comes_as_input(world: World) -> None:
@@ -364,15 +379,26 @@ def test_the_agent_tells_how_it_is(world: World) -> None:
 
 
 def test_a_hole_in_the_events_is_told(world: World) -> None:
-    import sqlite3
-    from contextlib import closing
-
     thread = world.start("hello")
     last = world.laptop.events(DONE, thread=thread)[-1]["cursor"]
-    with closing(sqlite3.connect(world.host.machine.home / "agent.db")) as db:
-        db.execute("DELETE FROM events WHERE cursor < ?", (last,))
-        db.commit()
+    world.alter(f"DELETE FROM events WHERE cursor < {last}")
     events = world.laptop.call("thread.watch", thread=thread, cursor=1)
     assert events[0]["method"] == "codexctl/events/dropped"
     assert events[0]["params"] == {"after": 1, "before": last}
     assert events[1]["cursor"] == last
+
+
+def test_a_codex_without_a_login_is_told_by_the_first_command(tmp_path: Path) -> None:
+    with serving_model(script) as model:
+        host = ThreadHost(tmp_path, model)
+        try:
+            codex_home = Path(host.machine.environment["CODEX_HOME"])
+            (codex_home / "config.toml").write_text("")
+            device = host.device("laptop")
+            with pytest.raises(CodexctlError, match="codex on box is not logged in") as caught:
+                device.one("thread.start", prompt="hello")
+            assert caught.value.hint == "there: codex login"
+            status = device.one("agent.status")
+            assert (status["works"], status["logged_in"]) == (False, False)
+        finally:
+            host.close()
