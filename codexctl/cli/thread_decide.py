@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from codexctl.cli.output import colour_wanted, confirm, emit, json_option, yes_option
-from codexctl.cli.thread_find import at_host, complete_thread, each_host, locate
+from codexctl.cli.thread_find import at_host, at_thread, complete_thread, each_host
 from codexctl.errors import CodexctlError, Refused, UsageError
 from codexctl.paths import Home
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from codexctl.client.connection import Connection
     from codexctl.client.store import HostRecord
 
+MIN_ID = 4  # characters of an approval's id
+ENDED = 1_000  # approvals looked through for one that is over
 ASKING = ("question", "elicitation")
 _hash_option = click.option(
     "--hash", "expected", metavar="HASH",
@@ -158,15 +160,25 @@ def _by_id(home: Home, target: str) -> list[tuple[HostRecord, dict[str, Any]]]:
     from codexctl.client.threads import split_address
 
     records = hosts_of(home, None)
-    host, text = split_address(target.lower(), [r.name for r in records])
-    records = [r for r in records if host in (None, r.name)]
-    if len(text) < 4 or not all(c in "0123456789abcdef" for c in text):
+    host, text = split_address(target, [record.name for record in records])
+    records = [record for record in records if host in (None, record.name)]
+    text = text.lower()
+    if len(text) < MIN_ID or not all(c in "0123456789abcdef" for c in text):
         return []
-    listed = each_host(home, records, lambda c: call(c, "approval.list", {"state": "all"}))
-    found = [(r, a) for r, approvals in listed for a in approvals if a["id"].startswith(text)]
+
+    def ask(connection: Connection) -> list[dict[str, Any]]:
+        for params in ({}, {"state": "all", "limit": ENDED}):
+            listed = call(connection, "approval.list", params)
+            found = [approval for approval in listed if approval["id"].startswith(text)]
+            if found:
+                return found
+        return []
+
+    listed = each_host(home, records, ask)
+    found = [(record, approval) for record, approvals in listed for approval in approvals]
     if len(found) == 1 and found[0][1]["state"] != "pending":
         raise _over(found[0][1])
-    return [(r, a) for r, a in found if a["state"] == "pending"]
+    return [(record, approval) for record, approval in found if approval["state"] == "pending"]
 
 
 def _over(approval: dict[str, Any]) -> CodexctlError:
@@ -183,20 +195,16 @@ def _over(approval: dict[str, Any]) -> CodexctlError:
 
 
 def _by_thread(home: Home, target: str) -> list[tuple[HostRecord, dict[str, Any]]]:
-    from codexctl.cli.thread_find import host_thread
     from codexctl.client.agent import call
 
-    place = locate(home, target)
-    with at_host(home, place.record) as connection:
-        thread = host_thread(home, connection, place.thread)
+    with at_thread(home, target) as (connection, thread):
         listed = call(connection, "approval.list", {"thread": thread["id"]})
         if not listed:
-            ended = call(
-                connection, "approval.list", {"thread": thread["id"], "state": "all", "limit": 1}
-            )
+            params = {"thread": thread["id"], "state": "all", "limit": ENDED}
+            ended = call(connection, "approval.list", params)
             if ended:
                 raise _over(ended[0])
-    return [(place.record, approval) for approval in listed]
+        return [(connection.record, approval) for approval in listed]
 
 
 def _check(approval: dict[str, Any], expected: str | None) -> None:
