@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.provision.conftest import World
+from tests.provision.terminal import typed
 
 BARE = ("provision", "reference", "--name", "box", "--bare", "--yes", "--json")
 STAGES = ["created", "address", "port", "host key", "login", "cloud-init"]
@@ -43,6 +44,21 @@ def test_a_workspace_from_nothing_to_nothing(machines: World) -> None:
     assert machines.things() == []
     assert machines.left_here() == []
     assert machines.config.read_text() == "Host other\n    HostName other.example\n"
+
+
+def test_on_a_terminal_it_shows_the_price_asks_once_and_tells_each_stage(machines: World) -> None:
+    command = ("provision", "reference", "--name", "box", "--bare", "--ttl", "8h")
+    status, said = typed(machines, [("make it", "n")], *command)
+    assert status == 130, said
+    assert "0.01 USD an hour" in said
+    assert "expires after 8h" in said
+    assert machines.things() == []
+    status, said = typed(machines, [("make it", "y")], *command)
+    assert status == 0, said
+    assert said.count("make it") == 1
+    for stage in (*STAGES, "ready"):
+        assert stage in said
+    assert "ssh box" in said
 
 
 def test_the_first_host_key_is_worthless_after_the_rotation(machines: World) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,7 +66,7 @@ class Installed:
 
     def made(self, *command: str) -> None:
         done = self._call(command)
-        if done.returncode != 0 and "network" in done.stderr.lower():
+        if done.returncode != 0 and re.search("network|fetch|connect", done.stderr, re.IGNORECASE):
             pytest.skip(f"the package index is not reached: {done.stderr.splitlines()[-1]}")
         assert done.returncode == 0, done.stderr
 
@@ -133,6 +134,24 @@ def test_a_plugin_comes_is_updated_or_left_as_it_was_and_goes(tool: str, tmp_pat
     assert installed.plugins()["acme"] == ("0.2.0", "")
     installed.ok("plugin", "remove", "acme", "--yes")
     assert installed.packages() == before
+
+
+def test_a_name_is_installed_from_an_index_and_updated_from_there(tmp_path: Path) -> None:
+    installed = Installed(tmp_path, "uv")
+    package = Path(write_package("acme", str(tmp_path / "acme")))
+    first, second = tmp_path / "first", tmp_path / "second"
+    installed.made("uv", "build", "-q", "--wheel", "-o", str(first), str(package))
+    new_version(package, "0.2.0")
+    installed.made("uv", "build", "-q", "--wheel", "-o", str(second), str(package))
+    # An index of our own, in which nobody else has taken the name.
+    installed.env |= {"UV_FIND_LINKS": str(first), "UV_NO_INDEX": "1"}
+    installed.ok("plugin", "install", "codexctl-acme", "--yes")
+    assert installed.plugins()["acme"] == ("0.1.0", "")
+    installed.env["UV_FIND_LINKS"] = str(second)
+    assert "0.2.0" in installed.ok("plugin", "update", "acme").stdout
+    done = installed.run("plugin", "install", "codexctl-nobody", "--yes")
+    assert done.returncode == 1
+    assert "everything is as it was" in done.stderr
 
 
 def test_a_git_url_is_followed_and_codexctl_itself_is_never_replaced(tmp_path: Path) -> None:
