@@ -151,7 +151,26 @@ def _handoff(source: Remote, target: Remote, *, id: str = "") -> Handoff:
     if isinstance(source, HostRemote) and isinstance(target, HostRemote):
         source.keeps(target)
         target.keeps(source)
-    return Handoff(source, target, id=id, tell=_tell)
+    sending = _Sending()
+    return Handoff(source, target, id=id, tell=sending.tell, moved=sending.moved)
+
+
+class _Sending:
+    """The line about how much went, between the lines about what happens."""
+
+    def __init__(self) -> None:
+        self._line: progress | None = None
+
+    def moved(self, done: int, total: int) -> None:
+        if self._line is None:
+            self._line = progress("sending", total=total).__enter__()
+        self._line(done)
+
+    def tell(self, news: dict[str, Any]) -> None:
+        if self._line is not None:
+            self._line.__exit__()
+            self._line = None
+        _tell(news)
 
 
 def _tell(news: dict[str, Any]) -> None:

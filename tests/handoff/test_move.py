@@ -358,3 +358,34 @@ def test_a_thread_that_is_not_there(world: World, name: str) -> None:
     assert b"no thread" in failed.stderr
     failed = world.device.run("thread", "handoff", name, "--resume", check=2)
     assert b"no handoff of" in failed.stderr
+
+
+def test_fifty_mebibytes_of_conversation_pass_through_little_memory(world: World) -> None:
+    thread = world.thread("one", "long", "hello")
+    path = Path(world.idle("one", thread)["path"])
+    last = json.loads(path.read_bytes().splitlines()[-1])
+    with path.open("ab") as rollout:
+        while rollout.tell() < 50 << 20:
+            last["ordinal"] += 1
+            last["payload"] = {"type": "background_event", "message": "x" * 100_000}
+            rollout.write(json.dumps(last).encode() + b"\n")
+    before = {name: memory(world, name) for name in world.hosts}
+    plan = world.device.json("thread", "handoff", thread, "--to", "two", "--dry-run")
+    assert plan["send"]["rollout"] > 50 << 20
+    assert world.device.json("thread", "handoff", thread, "--to", "two")["moved"]
+    for name, size in before.items():
+        assert memory(world, name) - size < 40 << 20
+    # Back there goes only what the source has not had yet.
+    plan = world.device.json("thread", "handoff", thread, "--to", "one", "--dry-run")
+    assert plan["send"]["rollout"] < 100_000
+
+
+def memory(world: World, host: str) -> int:
+    """The most bytes that the host's daemon ever had; 0 where the system does not tell."""
+    running = world.hosts[host].running
+    assert running is not None
+    try:
+        lines = Path("/proc", str(running.process.pid), "status").read_text().splitlines()
+    except OSError:
+        return 0
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
