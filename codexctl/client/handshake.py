@@ -89,12 +89,16 @@ def handshake(
     stream_id = new_stream_id()
     bound = prologue(PROLOGUE_LABEL, record.environment_id, answer.registration_id, stream_id)
     initiator: Initiator | HybridInitiator
-    if record.key_sha256 is not None and psk is None:
-        kind = KIND_HYBRID
-        initiator = _hybrid(record, key, answer, bound)
-    else:
-        pattern = "IK" if psk is None else "IKpsk1"
-        initiator = Initiator(suite, key, record.host_key, bound, pattern=pattern, psk=psk)
+    try:
+        if record.key_sha256 is not None and psk is None:
+            kind = KIND_HYBRID
+            initiator = _hybrid(record, key, answer, bound)
+        else:
+            pattern = "IK" if psk is None else "IKpsk1"
+            initiator = Initiator(suite, key, record.host_key, bound, pattern=pattern, psk=psk)
+    except BaseException:
+        answer.close()
+        raise
     websocket = open_websocket(relay, answer)
     first = offer_id + initiator.write_first()
     try:
@@ -134,7 +138,6 @@ def _hybrid(record: HostRecord, key: PrivateKey, answer: Connect, bound: bytes) 
 
     public = HybridPublic(record.host_key, answer.mlkem768)
     if public.sha256 != record.key_sha256:
-        answer.close()
         missing = "no post-quantum key" if not answer.mlkem768 else "another post-quantum key"
         raise WrongHostKey(
             f"the relay shows {missing} for {record.name}, where pairing has pinned one",

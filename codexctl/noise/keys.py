@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -52,7 +53,7 @@ class PrivateKey:
 
     @classmethod
     def generate(cls) -> PrivateKey:
-        return cls(X25519PrivateKey.generate().private_bytes_raw())
+        return cls(X25519PrivateKey.generate().private_bytes_raw(), os.urandom(KEM_SEED_BYTES))
 
     def __repr__(self) -> str:
         return f"PrivateKey(public={self.public_bytes.hex()})"
