@@ -18,37 +18,41 @@ if TYPE_CHECKING:
 
 def deliver_waiting(
     home: Home, connection: Connection, *, wait: bool = False, own: int | None = None
-) -> None:
+) -> bool:
     """Send what waits for this host, in order; stderr is told what became of it.
 
     Without `wait` nothing is done where another process delivers now. A lost connection is raised;
     an agent that does not run leaves all as it is. `own` is the message that the caller was given
     just now: it is not spoken of, and when it is refused it is forgotten and the refusal raised.
+    True where this call has delivered it, and neither another process nor an attempt before.
     """
     from codexctl.client.agent import call
     from codexctl.client.outbox import deliver, delivering, drop, get, waiting_count
     from codexctl.client.threads import THREADS_DB, open_threads
 
     if not os.path.exists(home.join(THREADS_DB)):
-        return
+        return False
     db = open_threads(home)
     host = connection.record.environment_id
-    if not waiting_count(db, host):
-        return
+    if own is None and not waiting_count(db, host):
+        return False
     refusals: dict[int, CodexctlError] = {}
+    fresh: set[int] = set()
 
     def send(message: Message) -> None:
         params = {"thread": message.thread, "key": message.key}
         try:
             with lost_as_such(connection):
-                call(connection, "thread.send", params, input=message.text.encode())
+                answer = call(connection, "thread.send", params, input=message.text.encode())
+            if not answer[0].get("repeated"):
+                fresh.add(message.number)
         except CodexctlError as error:
             refusals[message.number] = error
             raise
 
     with delivering(home, wait=wait) as mine:
         if not mine:
-            return
+            return False
         try:
             ended = deliver(db, host, send)
         except CodexctlError as error:
@@ -56,7 +60,7 @@ def deliver_waiting(
 
             if error.code not in PASSING or wait:
                 raise
-            return
+            return False
     for message in ended:
         if message.number != own:
             tell(message, connection.record.name)
@@ -64,6 +68,7 @@ def deliver_waiting(
     if own is not None and (message := get(db, own)).state == "refused":
         drop(db, own)
         raise refusals.get(own) or CodexctlError(message.error)
+    return own in fresh
 
 
 @contextmanager

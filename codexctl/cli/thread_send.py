@@ -95,10 +95,15 @@ def _deliver(
             found = host_thread(home, connection, place.thread)
             cursor = last_cursor(connection, str(found["id"])) if wait else 0
         address(db, message.number, str(found["id"]))
-        deliver_waiting(home, connection, wait=True, own=message.number)
+        mine = deliver_waiting(home, connection, wait=True, own=message.number)
+        if wait and not mine:
+            # Its turn may be over already: what counts is how the thread is after this.
+            cursor = last_cursor(connection, str(found["id"]))
+            found = host_thread(home, connection, str(found["id"]))
         if wait:
+            expected = mine or found.get("status") == "active"
             return follow_thread(
-                home, connection, found, cursor, wait=True, turn_expected=True, as_json=as_json
+                home, connection, found, cursor, wait=True, turn_expected=expected, as_json=as_json
             )
     emit(
         {
