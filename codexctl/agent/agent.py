@@ -71,6 +71,7 @@ class Agent:
         self._changed = asyncio.Event()
         self._running: Running | None = None
         self._joined: set[str] = set()  # threads whose events this connection gets
+        self._others: set[str] = set()  # those of them that another client began
         self._tasks: asyncio.TaskGroup | None = None
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -160,6 +161,7 @@ class Agent:
         running = self._running
         assert running is not None
         self._joined.clear()
+        self._others.clear()
         if not running.taken_over:
             self._lost("the app-server that asked is gone")
             return
@@ -264,6 +266,7 @@ class Agent:
             if status.get("type") == "active" and thread not in self._joined:
                 # Another client began it: from here on its events and questions come here too.
                 self._joined.add(thread)
+                self._others.add(thread)
                 self._later(lambda server: self._rejoin(server, thread))
         elif method == "turn/started":
             self.store.learn(thread, turn=_member(params, "turn", "id"), last_turn=None)
@@ -288,6 +291,7 @@ class Agent:
         elif method == "thread/closed":
             self.statuses.pop(thread, None)
             self._joined.discard(thread)
+            self._others.discard(thread)
         return []
 
     def learn_settings(self, thread: str, sandbox: Any, settings: dict[str, Any]) -> None:
@@ -310,6 +314,8 @@ class Agent:
         method, id = str(request["method"]), request["id"]
         if method in approvals.KINDS:
             return self.questions.asked(method, id, params)
+        if _thread_of(params) in self._others:
+            return []  # whoever began that thread may be able to
         _log.warning("the app-server asked for %s, which nobody here can do", method)
         self._later(lambda server: server.refuse(id, f"codexctl does not serve {method}"))
         return []

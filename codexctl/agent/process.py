@@ -14,15 +14,17 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codexctl.agent import guard
 from codexctl.agent.codex import Codex
 from codexctl.agent.errors import AgentUnavailable
-from codexctl.agent.socket import SocketMessages, connected
 from codexctl.host.environment import LoginEnvironment
 from codexctl.paths import Home
 from codexctl.state.files import replace_file
+
+if TYPE_CHECKING:
+    from codexctl.agent.socket import SocketMessages
 
 RECORD = "app-server.json"
 LOG = "app-server.log"
@@ -66,6 +68,9 @@ async def app_server(
 
     It ends with the block, unless `keep` was set on what the block got.
     """
+    # Most hosts never serve a thread, and need not pay for this.
+    from codexctl.agent.socket import connected
+
     identity = [codex.path, codex.version, login.variables.get("CODEX_HOME", ""), *caps]
     known = _read(home)
     held = None
@@ -155,6 +160,8 @@ async def _started(
 
 
 async def _until_it_listens(running: Running, guarded: asyncio.StreamReader) -> None:
+    from codexctl.agent.socket import connected
+
     end = time.monotonic() + LISTEN_S
     while time.monotonic() < end and not guarded.at_eof():
         try:

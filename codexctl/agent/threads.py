@@ -167,6 +167,8 @@ async def start(call: Call) -> None:
     if prompt:
         await turn(call, id, prompt, call.maybe_text("key"))
     thread = public(agent, {**answer["thread"], "preview": prompt or "", "name": name})
+    if prompt and thread["status"] == "idle":
+        thread["status"] = "active"  # its notification is still on the way
     await done(call, id, {**thread, **chosen.notice()})
 
 
