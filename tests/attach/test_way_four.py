@@ -7,15 +7,17 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect, unix_connect
 
 from tests.attach.site import Site, site
-from tests.attach.terminal import TerminalProgram
+from tests.attach.terminal import WAIT_S, TerminalProgram
 from tests.support.codex import CODEX, make_codex_home, needs_codex, say, serving_model
 from tests.support.sshd import Sshd
 
@@ -39,6 +41,15 @@ def tell(ui: TerminalProgram, text: str, answer: str) -> None:
     ui.type(text)
     ui.until(text)
     ui.until(answer, typing="\r")
+
+
+def wait_for(look: Callable[[], Any]) -> Any:
+    """What is found, once there is something."""
+    deadline = time.monotonic() + WAIT_S
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
 
 
 def leave(ui: TerminalProgram) -> None:
@@ -66,7 +77,10 @@ def test_an_approval_is_given_in_the_terminal(place: Site) -> None:
     with attach(place, "box") as ui:
         ui.until("Ask Codex to do anything")
         tell(ui, f"ask touch {target}", "Would you like to run the following command")
+        inbox = wait_for(lambda: place.world.phone.json("inbox"))
+        assert str(target) in json.dumps(inbox)
         ui.until("• done", typing="y")
+        wait_for(lambda: place.world.phone.json("inbox") == [])
         leave(ui)
     assert target.exists()
 

@@ -28,6 +28,7 @@ from codexctl.session.channel import Peer
 
 MAX_CHILDREN = 4  # sets of limits that an agent uses in turn; the one used longest ago ends
 OPERATION_S = 60.0
+END_S = 10.0
 LINE_BYTES = 2 * MAX_FILE_BYTES
 
 # The official names, those of the child, and whether they change something.
@@ -95,7 +96,17 @@ class _Child:
                 pass  # it has just ended
 
     async def aclose(self) -> None:
+        """End it, and return when its pipes are closed: those of its sandbox close after it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self.kill()
+        self._process.stdin.close()
+        try:
+            async with asyncio.timeout(END_S):
+                await self._process.stdout.read()
+                await self._process.stdin.wait_closed()
+        except (TimeoutError, ConnectionError):
+            pass  # the other end is gone; a sandbox that hangs in the kernel is not waited for
         await self._process.wait()
 
 
