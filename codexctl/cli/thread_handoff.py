@@ -11,7 +11,7 @@ import click
 from codexctl.cli.output import emit, json_option, notice, progress, size_text
 from codexctl.cli.target import SSH_PREFIX, find_host, find_ssh, open_connection
 from codexctl.cli.thread_find import complete_thread, locate
-from codexctl.errors import CodexctlError, Refused, UsageError
+from codexctl.errors import CodexctlError, ConnectionFailed, Interrupted, Refused, UsageError
 from codexctl.paths import Home
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from codexctl.client.handoff import Handoff, Plan, Remote
 
 SHORT_COMMIT = 10
+LATER = "codexctl thread handoff {thread} --resume (or --undo)"
 
 
 @click.command()
@@ -98,7 +99,15 @@ def _go_on(thread: str, *, undo: bool, interrupt: bool, as_json: bool) -> int:
     """Finish or undo what stands in the journals of the hosts."""
     home = Home.from_env()
     with ExitStack() as stack:
-        row, source, target = _under_way(home, thread, stack)
+        row, remote = _under_way(home, thread, stack)
+        try:
+            other = stack.enter_context(_remote(home, _name_of(home, row["peer"])))
+        except ConnectionFailed as error:
+            if not undo or row["side"] != "source":
+                error.hint = f"the handoff waits: {LATER.format(thread=row['thread'])}"
+                raise
+            return _undo_alone(row, remote, error, as_json)
+        source, target = (remote, other) if row["side"] == "source" else (other, remote)
         move = _handoff(source, target, id=row["id"])
         with _moving(move, row["thread"]) as moved:
             if undo:
@@ -106,6 +115,17 @@ def _go_on(thread: str, *, undo: bool, interrupt: bool, as_json: bool) -> int:
             result = moved.go_on(row["thread"], interrupt=interrupt)
     _remember(home, source, target, result)
     return _told(result, as_json)
+
+
+def _undo_alone(row: dict[str, Any], source: Remote, error: ConnectionFailed, as_json: bool) -> int:
+    """The source decides: it keeps the thread also while the other side is away."""
+    list(source.stream("handoff.undo", {"id": row["id"]}))
+    notice(
+        f"{row['peer']['name']} is not reached ({error}); what arrived there is cleared by "
+        "the same command when it is back"
+    )
+    result = {"thread": row["thread"], "id": row["id"], "moved": False, "host": source.name}
+    return _told({**result, "states": ["undone", None], "notices": []}, as_json)
 
 
 def _remember(home: Home, source: Remote, target: Remote, result: dict[str, Any]) -> None:
@@ -132,9 +152,7 @@ def _told(result: dict[str, Any], as_json: bool) -> int:
 @contextmanager
 def _moving(move: Handoff, thread: str) -> Iterator[Handoff]:
     """Errors get the next command; Ctrl-C leaves a handoff that can be resumed or undone."""
-    from codexctl.errors import ConnectionFailed, Interrupted
-
-    later = f"codexctl thread handoff {thread} --resume (or --undo)"
+    later = LATER.format(thread=thread)
     try:
         yield move
     except ConnectionFailed as error:
@@ -212,8 +230,8 @@ def _remote(home: Home, name: str) -> Iterator[Remote]:
         yield remote
 
 
-def _under_way(home: Home, thread: str, stack: ExitStack) -> tuple[dict[str, Any], Remote, Remote]:
-    """The handoff of this thread that is not over, and both its sides."""
+def _under_way(home: Home, thread: str, stack: ExitStack) -> tuple[dict[str, Any], Remote]:
+    """The handoff of this thread that is not over, and the host that says so."""
     from codexctl.client.store import HostStore
 
     name = thread.rpartition(":")[2]
@@ -228,12 +246,8 @@ def _under_way(home: Home, thread: str, stack: ExitStack) -> tuple[dict[str, Any
             notice(f"{host} was left out: {error}")
             continue
         for row in rows:
-            if row["over"] or not (row["thread"].startswith(name) or row.get("name") == name):
-                continue
-            other = stack.enter_context(_remote(home, _name_of(home, row["peer"])))
-            if row["side"] == "source":
-                return row, remote, other
-            return row, other, remote
+            if not row["over"] and (row["thread"].startswith(name) or row.get("name") == name):
+                return row, remote
     raise UsageError(f"no handoff of {thread} is under way", hint="see: codexctl thread list --all")
 
 

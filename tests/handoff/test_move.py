@@ -18,7 +18,10 @@ from tests.handoff.trees import git, state, write
 from tests.handoff.world import World, until
 from tests.support.codex import Request, needs_codex, run_command, say, serving_model
 
-pytestmark = needs_codex
+pytestmark = [
+    needs_codex,
+    pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are found in /proc"),
+]
 
 
 def said(request: Request) -> list[Any]:
@@ -239,6 +242,23 @@ def test_undo_leaves_the_source_as_it_was(world: World, method: str) -> None:
     assert not (world.hosts["two"].workspace / name).exists()
     turn(world, "one", thread, "still here")
     assert world.device.json("thread", "handoff", thread, "--to", "two")["moved"]
+
+
+def test_an_undo_needs_the_source_alone(world: World) -> None:
+    thread = world.thread("one", "alone", "hello")
+    begin(world, thread, "restore", "device", before=False)
+    world.hosts["two"].kill()
+    done = world.device.run("thread", "handoff", thread, "--undo", "--json")
+    assert json.loads(done.stdout)["states"] == ["undone", None]
+    assert b"two is not reached" in done.stderr
+    turn(world, "one", thread, "on its own")
+    world.hosts["two"].start(world.url)
+    (row,) = world.rows("two", thread)
+    assert row["state"] == "ready"
+    world.device.json("thread", "handoff", thread, "--undo")
+    (row,) = world.rows("two", thread)
+    assert row["state"] == "discarded"
+    assert owners(world, thread) == ["one"]
 
 
 def waiting(world: World, thread: str) -> dict[str, Any]:
