@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import os
 import socket
@@ -258,5 +259,51 @@ def test_cutting_the_host_lets_its_waiting_devices_go_on(tmp_path: Path) -> None
                     assert received.startswith(data(stream, BLOCK, seq + 1)[:40])
                     seq = wire.decode(received).body.seq  # type: ignore[union-attr]
             assert not link_of(ends, "device").paused
+
+    run(test)
+
+
+def test_an_official_executor_is_not_read_for_a_slow_device_until_that_is_cut(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        limits = Limits(hold_executor_s=1.0)
+        async with serving(tmp_path, limits) as ends:
+            key = {
+                "suite": "Noise_hybridIK_X25519+MLKEM768_AESGCM_SHA256",
+                "x25519_public_key": base64.b64encode(bytes(32)).decode(),
+                "mlkem768_public_key": base64.b64encode(bytes(1184)).decode(),
+            }
+            document = {"security_profile": "noise_hybrid_ik_v1", "executor_public_key": key}
+            registered = await ends.call("POST", "/cloud/environment/box/register", document)
+            host = await ends.socket(registered.json["url"])
+            await ends.until(lambda: ends.online())
+            body = {"harness_public_key": key}
+            urls = [
+                (await ends.call("POST", "/cloud/environment/box/connect", body)).json["url"]
+                for _ in range(2)
+            ]
+            slow, quick = await open_raw_socket(ends, urls[0]), await ends.socket(urls[1])
+            streams = [new_stream(), new_stream()]
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(slow, client_frame(2, frame(streams[0])))
+            assert await host.recv() == frame(streams[0])
+            await quick.send(frame(streams[1]))
+            assert await host.recv() == frame(streams[1])
+
+            async def flood() -> None:
+                for number in range(1000):
+                    await host.send(data(streams[0], BLOCK, number))
+                await host.send(data(streams[1], b"behind it"))
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(flood())
+                link = link_of(ends, "host")
+                await ends.until(lambda: link.paused)
+                # It waits in the executor's socket, not in the relay.
+                assert ends.figure("queued_bytes") < 1000 * len(BLOCK) // 4
+                assert await quick.recv() == data(streams[1], b"behind it")
+            assert not link.paused
+            assert ends.figure("devices") == 1
 
     run(test)

@@ -40,7 +40,7 @@ from codexctl.session.records import SessionOver
 MAX_REQUESTS = 32
 CALL_TIMEOUT_S = 30.0
 COUNT_FROM_ONE_AFTER_S = 3.0
-RESUME_WITHIN_S = 20.0  # the executor keeps a session without a path for 30 s
+RESUME_WITHIN_S = 25.0  # an executor keeps a session without a path for some 30 s
 ACK_DELAY_S = 0.1  # some versions send again what is not acknowledged in 0.5 s
 PROBE_AFTER_S = 5.0  # of silence
 DEAD_AFTER_S = 15.0
