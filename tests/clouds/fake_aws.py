@@ -25,10 +25,11 @@ import xml.etree.ElementTree as ET  # moto's own answers
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
+
+from tests.clouds.server import Fault, Faults, Loopback, QuietHandler
 
 KEY, READ_ONLY_KEY, EXPIRED_KEY = (
     "AKIACODEXCTLTEST0001",
@@ -78,19 +79,6 @@ class Request:
         return "sts" if self.action == "GetCallerIdentity" else "ec2"
 
 
-@dataclass
-class Fault:
-    action: str
-    """A pattern for the whole name of the action."""
-    answer: Answer | None = None
-    """None closes the connection without a word."""
-    effect: bool = False
-    times: int = 1
-    skip: int = 0
-    meanwhile: Callable[[], None] = field(default=lambda: None)
-    """Called when the answer would be sent: the caller's death, perhaps."""
-
-
 def error(request: Request, code: str, message: str = "no", status: int = 400) -> Answer:
     """An error in the format of the request's service."""
     if request.service == "json":
@@ -107,7 +95,7 @@ def ec2_error(code: str, message: str = "no", status: int = 400) -> Answer:
     return error(Request("", "", "", {}), code, message, status)
 
 
-class FakeAws:
+class FakeAws(Loopback):
     """The front. `moto` is the port of the server behind it."""
 
     def __init__(self, moto: int) -> None:
@@ -126,48 +114,29 @@ class FakeAws:
         """Given id and user data of a new machine, answers its address; a real one, perhaps."""
         self.on_terminate: Callable[[str], None] = lambda name: None
         self._addresses: dict[str, str] = {}
-        self._faults: list[Fault] = []
+        self._faults: Faults[Answer] = Faults()
         self._tokens: dict[tuple[str, str], tuple[str, Answer]] = {}
         self._looks: Counter[str] = Counter()
         self._ending: set[str] = set()
         self._lock = threading.RLock()
 
-    def __enter__(self) -> FakeAws:
-        front = self
-
-        class Handler(_Handler):
-            fake = front
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self.address
 
-    def fail(self, action: str, answer: Answer | None = None, **more: Any) -> Fault:
-        fault = Fault(action, answer, **more)
-        self._faults.append(fault)
-        return fault
+    def fail(self, action: str, answer: Answer | None = None, **more: Any) -> Fault[Answer]:
+        """`action` is a pattern for the whole of its name."""
+        return self._faults.add(action, answer, **more)
 
-    def mend(self, fault: Fault) -> None:
-        with self._lock, contextlib.suppress(ValueError):
-            self._faults.remove(fault)
+    def mend(self, fault: Fault[Answer]) -> None:
+        self._faults.mend(fault)
 
     # One exchange
 
     def answer(self, request: Request, headers: dict[str, str], body: bytes) -> Answer | None:
         self.actions.append(request.action)
         with self._lock:
-            fault = self._take_fault(request)
+            fault = self._faults.take(request.action)
             if fault is not None and not fault.effect:
                 fault.meanwhile()
                 return fault.answer
@@ -179,18 +148,6 @@ class FakeAws:
                 return answer
             fault.meanwhile()
             return fault.answer
-
-    def _take_fault(self, request: Request) -> Fault | None:
-        for fault in self._faults:
-            if re.fullmatch(fault.action, request.action):
-                if fault.skip:
-                    fault.skip -= 1
-                    continue
-                fault.times -= 1
-                if not fault.times:
-                    self._faults.remove(fault)
-                return fault
-        return None
 
     def _refuse(self, request: Request) -> Answer | None:
         """What the real cloud refuses and moto lets pass."""
@@ -328,16 +285,11 @@ def _digest(form: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(QuietHandler):
     fake: FakeAws
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
         headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
         scope = re.search(r"Credential=([^/]+)/\d+/([^/]+)/", self.headers["Authorization"] or "")
         key, region = scope.groups() if scope else ("", "")
@@ -357,6 +309,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
             self.wfile.write(answer.body)
+
+
+FakeAws.handler = _Handler
 
 
 def _image(ami: str, name: str, architecture: str, root: str) -> dict[str, Any]:
