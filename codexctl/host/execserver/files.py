@@ -175,7 +175,10 @@ class Files:
         request = SandboxRequest(root, root, False, wish.hidden, wish.narrowed(root))
         async with self._starting:
             child = self._children.pop(request, None)
-            if child is None or not child.lives:
+            if child is not None and not child.lives:
+                await child.aclose()
+                child = None
+            if child is None:
                 if len(self._children) >= MAX_CHILDREN:
                     await self._children.pop(next(iter(self._children))).aclose()
                 child = await self._start(request)
