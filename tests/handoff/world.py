@@ -117,14 +117,21 @@ class World:
             name: Host(folder / name, name, model, ahead_s=ahead_s)
             for name, ahead_s in HOSTS.items()
         }
-        for name, host in self.hosts.items():
-            token = self.relay_machine.json(
-                "relay", "token", "create", "--name", name, "--expires", "1d"
-            )
-            host.machine.environment["CODEXCTL_RELAY_TOKEN"] = token["token"]
-            host.start(self.url)
-            offer = json.loads(host.machine.run("pair", "--show", "--json").stdout)
-            self.device.run("pair", offer["url"], "--name", name)
+        try:
+            for host in self.hosts.values():
+                self._pair(host)
+        except BaseException:
+            self.close()
+            raise
+
+    def _pair(self, host: Host) -> None:
+        token = self.relay_machine.json(
+            "relay", "token", "create", "--name", host.name, "--expires", "1d"
+        )
+        host.machine.environment["CODEXCTL_RELAY_TOKEN"] = token["token"]
+        host.start(self.url)
+        offer = json.loads(host.machine.run("pair", "--show", "--json").stdout)
+        self.device.run("pair", offer["url"], "--name", host.name)
 
     def close(self) -> None:
         for name in list(self._kept):
