@@ -150,7 +150,7 @@ async def diff(call: Call) -> None:
     thread, _ = await find_thread(call.agent, call.text("thread"))
     facts = call.agent.store.facts(thread["id"])
     cwd = str(thread.get("cwd") or facts.get("cwd") or "")
-    need_folder(cwd)
+    need_folder(call, cwd)
     commit = (thread.get("gitInfo") or {}).get("sha")
     scratch = thread_folder(call.context.home, thread["id"])
     async with call.agent.lock(thread["id"]):

@@ -11,13 +11,23 @@ from codexctl.errors import Refused, UsageError
 from codexctl.paths import Home
 
 
-def need_folder(cwd: str) -> None:
-    """UsageError where a thread's folder is not there."""
-    if not os.path.isdir(cwd):
+def need_folder(call: Call, cwd: str) -> None:
+    """UsageError where a thread's folder is not there; Refused where devices may not work in it.
+
+    A thread of the official CLI may be anywhere; a worktree of `make_worktree` is always allowed.
+    """
+    real = os.path.realpath(cwd)
+    if not os.path.isdir(real):
         raise UsageError(
             f"the thread's folder {cwd} is not there any more",
             hint="bring it back, or fork the thread with --cwd",
         )
+    if not real.startswith(os.path.realpath(_own_worktrees(call)) + os.sep):
+        call.context.policy.check_folder(real, call.context.workspace)
+
+
+def _own_worktrees(call: Call) -> str:
+    return call.context.home.join("worktrees")
 
 
 async def make_worktree(
@@ -37,7 +47,7 @@ async def make_worktree(
     try:
         call.context.policy.check_folder(beside, call.context.workspace)
     except Refused:
-        beside = call.context.home.join("worktrees", os.path.basename(place.top))
+        beside = os.path.join(_own_worktrees(call), os.path.basename(place.top))
     made, path = await asyncio.to_thread(tree.add_worktree, place, beside, branch)
     return {"cwd": _same_below(path, cwd, place.top), "branch": made, "worktree": path}
 

@@ -259,7 +259,7 @@ async def loaded(call: Call) -> dict[str, Any]:
         )
     # Where it works now: a thread that was handed on has the other host's folder in its past.
     cwd = str(agent.store.facts(thread["id"]).get("cwd") or thread.get("cwd") or "")
-    need_folder(cwd)
+    need_folder(call, cwd)
     if _member(thread, "status", "type") == "notLoaded":
         chosen = await modes.resumed(call, thread)
         asked = {"threadId": thread["id"], "cwd": cwd, "excludeTurns": True}

@@ -200,6 +200,22 @@ def test_a_thread_of_the_official_cli_appears_and_goes_on(world: World) -> None:
     assert "from afar" in conversation
 
 
+def test_a_thread_outside_the_workspace_is_only_shown(world: World, tmp_path: Path) -> None:
+    assert CODEX is not None
+    repository(tmp_path / "private")
+    subprocess.run(
+        [CODEX, "exec", "typed elsewhere"],
+        cwd=tmp_path / "private", env={**world.host.machine.environment}, check=True,
+        capture_output=True, stdin=subprocess.DEVNULL, timeout=60,
+    )  # fmt: skip
+    (found,) = [t for t in world.laptop.call("thread.list") if t["preview"] == "typed elsewhere"]
+    assert world.laptop.call("thread.show", thread=found["id"])
+    with pytest.raises(CodexctlError, match="outside the workspace"):
+        world.laptop.call("thread.send", thread=found["id"], text="go on")
+    with pytest.raises(CodexctlError, match="outside the workspace"):
+        world.laptop.bytes("thread.diff", thread=found["id"])
+
+
 def test_a_review_is_the_official_one(world: World) -> None:
     repository(world.work / "reviewed")
     (world.work / "reviewed" / "a.txt").write_text("two\n")
