@@ -67,6 +67,11 @@ def env(
     from codexctl.errors import UsageError
 
     record = need_host(Home.from_env(), name)
+    if toml and is_official(record):
+        raise UsageError(
+            f"{record.name} is an official executor, which the official codex reaches by itself",
+            hint=f'eval "$(codexctl env {record.name})"',
+        )
     if toml:
         _write(record.name, folder, make_default, as_json)
         return

@@ -6,7 +6,7 @@ import os
 import sys
 
 from codexctl.cli.output import notice, progress
-from codexctl.errors import CodexctlError, ConnectionFailed
+from codexctl.errors import CodexctlError, ConnectionFailed, UsageError
 from codexctl.paths import Home
 
 TYPE_CHECKING = False
@@ -88,12 +88,20 @@ def is_official(record: HostRecord) -> bool:
 
 
 def open_connection(home: Home, record: HostRecord) -> Connection:
-    """Connect to a paired host; news of its path go to stderr when that is a terminal."""
+    """Connect to a paired host; news of its path go to stderr when that is a terminal.
+
+    UsageError for an official executor, which speaks a protocol of its own.
+    """
     import time
 
     from codexctl.client.connection import Connection
     from codexctl.state.identity import load_identity
 
+    if is_official(record):
+        raise UsageError(
+            f"{record.name} is an official executor, on which exec, shell and cp work and no more",
+            hint=f'point the official agent at it: eval "$(codexctl env {record.name})"',
+        )
     with progress(f"connecting to {record.name}"):
         connection = Connection.open(record, load_identity(home), path_notice)
     if record.key_sha256 is None and "key_sha256" in connection.hello:

@@ -95,6 +95,16 @@ def test_way_2_the_official_agent_on_an_official_executor(
     assert (work / "edited.txt").read_text() == "by the agent\n"
 
 
+def test_what_an_official_executor_does_not_do_is_said(executors: ExecutorSite) -> None:
+    for command in (
+        ("exec-server", "box"), ("attach", "box", "--print"), ("ps", "box"),
+        ("env", "box", "--environments-toml"),
+    ):  # fmt: skip
+        done = executors.laptop.run(*command, check=2)
+        assert b"box is an official executor" in done.stderr
+        assert b'eval "$(codexctl env box)"' in done.stderr
+
+
 def test_way_3_the_official_agent_on_a_codexctl_host(host: attached.Site) -> None:
     host.laptop.run("env", "box", "--environments-toml", "--folder", str(host.project))
     steps = [
