@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Any
 
 from codexctl.agent.agent import Agent
 from codexctl.agent.notify_service import Notifications
+from codexctl.agent.questions import clock
 from codexctl.errors import CodexctlError
 
 MAX_QUEUED = 1_000  # events of interest; those beyond are not told of, which the log says
@@ -22,6 +24,7 @@ _METHODS = frozenset(
     {
         "codexctl/approval/requested",
         "codexctl/approval/ended",
+        "codexctl/agent/ended",
         "turn/started",
         "turn/completed",
     }
@@ -54,6 +57,10 @@ class NotifyFeed:
     async def run(self) -> None:
         """Until cancelled."""
         self._agent.listeners.append(self.event)
+        for approval in self._agent.pending():
+            # It was asked before a restart; who was told then is not told again.
+            asked = {"approval": approval.public(clock())}
+            self.event(approval.thread, {"method": "codexctl/approval/requested", "params": asked})
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._notifications.run())
@@ -79,6 +86,10 @@ class NotifyFeed:
         if method == "codexctl/approval/requested":
             self._open[str(approval.get("id"))] = thread
             notifications.approval_requested(approval, described)
+        elif method == "codexctl/agent/ended":
+            # The turn that ran has no end of its own any more.
+            turn = {"id": secrets.token_hex(8), "status": "failed", "error": params}
+            notifications.turn_completed(described, turn)
         else:
             notifications.turn_completed(described, params.get("turn") or {})
 

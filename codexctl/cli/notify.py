@@ -161,13 +161,13 @@ def _device_id(home: Home, name: str) -> str:
 
 
 def _reload(home: Home) -> None:
-    """Have the running host read the targets again; none runs: it will when it starts."""
+    """Have the running host read the targets again; where none runs, it will when it starts."""
     from codexctl.host.control import NoDaemon, ask
 
     try:
         ask(home, "notify.reload")
-    except NoDaemon:
-        pass
+    except NoDaemon as error:
+        notice(f"{error}; it counts from when one does")
 
 
 def _row(target: Any, as_json: bool) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def record() -> None:
             (world.box.work / "test_cache.py").write_text(TEST)
             _play(world)
         finally:
-            world.box.stop()
+            world.box.end()
 
 
 def _play(world: World) -> None:

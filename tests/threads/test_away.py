@@ -172,7 +172,7 @@ def second(world: World) -> Iterator[Host]:
         host.pair(world.laptop)
         yield host
     finally:
-        host.stop()
+        host.end()
 
 
 def test_several_hosts_are_one_inbox_and_one_list(world: World, second: Host) -> None:
@@ -256,3 +256,17 @@ def test_a_device_that_watches_is_told_only_when_it_has_left(world: World, hook:
         assert hook.none(thread)
     assert hook.next(thread)["kind"] == "waiting"
     world.phone.run("thread", "deny", thread)
+
+
+def test_an_app_server_that_dies_in_a_turn_is_a_failed_thread(world: World, hook: Hook) -> None:
+    thread = world.start("say first")
+    assert hook.next(thread)["kind"] == "finished"
+    world.laptop.run("thread", "send", thread, "run sleep 100")
+    with world.laptop.start("thread", "watch", thread, "--json") as watch:
+        until(lambda: any(b'"commandExecution"' in line for line in watch.printed()))
+    world.box.kill_app_server()
+    told = hook.next(thread)
+    assert (told["kind"], "the app-server ended" in told["body"]) == ("failed", True)
+    failed = world.laptop.run("thread", "watch", thread, "--wait", check=20)
+    assert b"the app-server ended" in failed.stdout
+    world.laptop.run("thread", "send", thread, "say it goes on", "--wait")

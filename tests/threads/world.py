@@ -12,8 +12,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -127,6 +129,16 @@ class Host:
             up, self.up = self.up, None
             up.__exit__(None, None, None)
 
+    def kill_app_server(self) -> None:
+        """End the app-server with all it started, if one is left: it outlives the host a while."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            record = json.loads((self.machine.home / "app-server.json").read_text())
+            os.killpg(record["pid"], signal.SIGKILL)
+
+    def end(self) -> None:
+        self.stop()
+        self.kill_app_server()
+
     def pair(self, device: Machine) -> None:
         offer = json.loads(self.machine.run("pair", "--show", "--json").stdout)
         device.run("pair", offer["url"], "--name", self.name)
@@ -166,5 +178,5 @@ def living(folder: Path) -> Iterator[World]:
         model = stack.enter_context(serving_model(script))
         outside = tempfile.TemporaryDirectory(prefix="codexctl-test-", dir="/var/tmp")
         world = World(folder, Path(stack.enter_context(outside)), model)
-        stack.callback(world.box.stop)
+        stack.callback(world.box.end)
         yield world
