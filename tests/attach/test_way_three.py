@@ -39,6 +39,9 @@ PATCH = """\
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site(tmp_path_factory.mktemp("way3")) as made:
+        (made.box.machine.home / "policy.toml").write_text('[programs]\ndeny = ["nproc"]\n')
+        made.box.stop()
+        made.box.start()
         made.laptop.run(
             "env", "box", "--environments-toml", "--folder", str(made.project)
         )  # fmt: skip
@@ -83,24 +86,15 @@ def test_commands_and_edits_happen_on_the_host_in_its_sandbox(place: Site, sandb
 
 
 def test_the_hosts_policy_decides_and_the_agents_own_sandbox_holds(place: Site) -> None:
-    policy = place.box.machine.home / "policy.toml"
-    policy.write_text('[programs]\ndeny = ["nproc"]\n')
-    place.box.stop()
-    place.box.start()
-    try:
-        said = finish(
-            place,
-            [
-                [run_command("nproc && echo ran", call="c1")],
-                [run_command("touch made-by-agent && echo ran", call="c2")],
-                [say("done")],
-            ],
-            sandbox="read-only",
-        )
-    finally:
-        policy.unlink()
-        place.box.stop()
-        place.box.start()
+    said = finish(
+        place,
+        [
+            [run_command("nproc && echo ran", call="c1")],
+            [run_command("touch made-by-agent && echo ran", call="c2")],
+            [say("done")],
+        ],
+        sandbox="read-only",
+    )
     assert "ran" not in said[0].split()
     assert "ran" not in said[1].split()
     assert not (place.box.work / "made-by-agent").exists()
