@@ -107,6 +107,7 @@ def row(folder: Path, pages: int) -> tuple[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_full_disk_at_each_write_is_said_and_leaves_nothing_unnamed(
     machines: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

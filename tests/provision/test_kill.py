@@ -69,6 +69,7 @@ def killed_at(folder: Path, number: int, before: tuple[str, ...], command: tuple
         machine.halt_all(folder)
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("what", ["provision", "destroy"])
 def test_killed_at_every_step_it_is_brought_to_an_end(
     machines: World, what: str, capsys: pytest.CaptureFixture[str]
@@ -125,6 +126,7 @@ def interrupted_at(folder: Path, label: str) -> str:
         machine.halt_all(folder)
 
 
+@pytest.mark.timeout(400)
 def test_interrupted_it_says_what_may_bill_and_is_brought_to_an_end(
     machines: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
