@@ -406,6 +406,9 @@ def test_nonsense_is_answered_and_the_rest_goes_on(
             ("fs/readFile", {"path": "relative"}),
             ("fs/readFile", {}),
             ("fs/writeFile", {"path": url(bench.workspace / "a"), "dataBase64": "%"}),
+            ("fs/writeFile", {"path": url(bench.workspace / "a")}),
+            ("fs/writeFile", {"path": url(bench.workspace / "a"), "dataBase64": 7}),
+            ("fs/walk", {"path": url(bench.workspace / "nothing"), "options": 7}),
             ("fs/readBlock", {"handleId": 7}),
         ):
             if method == "process/write":

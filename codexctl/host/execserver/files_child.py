@@ -84,7 +84,7 @@ class FileOperations:
 
     def write_file(self, params: Params) -> Params:
         try:
-            data = base64.b64decode(params["dataBase64"], validate=True)
+            data = base64.b64decode(params.get("dataBase64", 0), validate=True)
         except (ValueError, TypeError):
             raise RpcError(INVALID_REQUEST, "dataBase64 has to be base64") from None
         with os.fdopen(_open_file(params["path"], os.O_WRONLY | os.O_CREAT), "wb") as file:
@@ -128,7 +128,8 @@ class FileOperations:
 
     def walk(self, params: Params) -> Params:
         """Entries below a folder, itself left out; links to folders where that is asked for."""
-        options = params.get("options") or {}
+        options = params.get("options")
+        options = options if isinstance(options, dict) else {}
         depth = _bound(options, "maxDepth", MAX_WALK_DEPTH)
         folders = _bound(options, "maxDirectories", MAX_WALK_ENTRIES)
         most = _bound(options, "maxEntries", MAX_WALK_ENTRIES)
