@@ -10,6 +10,7 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ LAYERS = {
     "codexctl.relay.core": CORES,
     "codexctl.relay.effects": CORES,
     "codexctl.relay.limits": CORES,
+    "codexctl.relay.room": CORES,
     "codexctl.session.core": CORES,
     "codexctl.session.records": CORES,
     "codexctl.session.channel": CORES,
@@ -169,6 +171,13 @@ def test_a_provider_uses_only_what_a_third_party_can() -> None:
         and not any(f"{name}.".startswith(f"{public}.") for public in FOR_PROVIDERS)
     ]
     assert private == []
+
+
+def test_every_package_is_shipped() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        shipped = set(tomllib.load(file)["tool"]["setuptools"]["packages"])
+    made = {name for name, path in SOURCES.items() if path.name == "__init__.py"}
+    assert made - shipped == set()
 
 
 def test_no_file_outgrows_its_reader() -> None:
