@@ -45,82 +45,11 @@ from codexctl.relay.effects import (
     Unroute,
 )
 from codexctl.relay.limits import Bucket, Limits
+from codexctl.relay.room import NEVER, Link, Room, Stream, Usage
 from codexctl.wire import relay as wire
 
-NEVER = float("-inf")
 # Who has megabytes on their way to a peer that went is told once, not once a frame.
 TELL_AGAIN_S = 1.0
-
-
-class _Stream:
-    __slots__ = ("device", "device_told", "host_told", "token")
-
-    def __init__(self, token: _Usage) -> None:
-        self.token = token
-        self.device: _Link | None = None
-        # When each side last heard that the other is gone.
-        self.device_told = self.host_told = NEVER
-
-
-class _Room:
-    __slots__ = ("host", "key", "links", "streams")
-
-    def __init__(self, key: RoomKey) -> None:
-        self.key = key
-        self.host: _Link | None = None
-        self.links = 0
-        self.streams: dict[StreamId, _Stream] = {}
-
-
-class _Usage:
-    """What one token has in use."""
-
-    __slots__ = ("bucket", "idle", "links", "streams", "token_id")
-
-    def __init__(self, token_id: str, bucket: Bucket) -> None:
-        self.token_id = token_id
-        self.bucket = bucket
-        self.links: set[LinkId] = set()
-        self.streams: set[tuple[RoomKey, StreamId]] = set()
-        # Claims without a connection and since when, in that order.
-        self.idle: dict[tuple[RoomKey, StreamId], float] = {}
-
-
-class _Link:
-    __slots__ = (
-        "expires_at",
-        "held_by",
-        "holders",
-        "holds",
-        "id",
-        "is_host",
-        "is_official",
-        "kind",
-        "queued",
-        "registration_id",
-        "room",
-        "streams",
-        "usage",
-        "waiting",
-    )
-
-    def __init__(self, link: LinkId, principal: Principal, room: _Room, usage: _Usage) -> None:
-        self.id = link
-        self.room = room
-        self.usage = usage
-        self.kind = principal.kind
-        self.expires_at = principal.expires_at
-        self.is_host = False
-        self.registration_id = ""
-        self.streams: set[StreamId] = set()  # of a device
-        self.queued = 0  # bytes that wait for this link's socket, while it is congested
-        self.waiting: set[LinkId] = set()  # devices whose reading this host has stopped
-        self.held_by: _Link | None = None  # the host that has stopped the reading of this device
-        # The other way round: devices for which this executor is not read, since when; and the
-        # executor that is not read for this device.
-        self.is_official = False
-        self.holders: dict[LinkId, float] = {}
-        self.holds: _Link | None = None
 
 
 class Rooms:
@@ -128,10 +57,10 @@ class Rooms:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._rooms: dict[RoomKey, _Room] = {}
-        self._links: dict[LinkId, _Link] = {}
-        self._usage: dict[str, _Usage] = {}
-        self._congested: dict[LinkId, _Link] = {}
+        self._rooms: dict[RoomKey, Room] = {}
+        self._links: dict[LinkId, Link] = {}
+        self._usage: dict[str, Usage] = {}
+        self._congested: dict[LinkId, Link] = {}
         self._owner_queued: dict[str, int] = {}
         self.queued = 0
         self._changed: dict[tuple[RoomKey, StreamId], str | None] = {}
@@ -377,34 +306,34 @@ class Rooms:
 
     # Inside
 
-    def _token(self, token_id: str, now: float) -> _Usage:
+    def _token(self, token_id: str, now: float) -> Usage:
         usage = self._usage.get(token_id)
         if usage is None:
             limits = self._limits
             bucket = Bucket(limits.handshakes_a_second, limits.handshakes_at_once, now)
-            usage = self._usage[token_id] = _Usage(token_id, bucket)
+            usage = self._usage[token_id] = Usage(token_id, bucket)
         return usage
 
-    def _room(self, key: RoomKey) -> _Room:
+    def _room(self, key: RoomKey) -> Room:
         room = self._rooms.get(key)
         if room is None:
-            room = self._rooms[key] = _Room(key)
+            room = self._rooms[key] = Room(key)
         return room
 
-    def _open(self, link: LinkId, principal: Principal, room: _Room, now: float) -> _Link:
+    def _open(self, link: LinkId, principal: Principal, room: Room, now: float) -> Link:
         usage = self._token(principal.token_id, now)
-        opened = self._links[link] = _Link(link, principal, room, usage)
+        opened = self._links[link] = Link(link, principal, room, usage)
         usage.links.add(link)
         room.links += 1
         return opened
 
-    def _claim(self, room: _Room, stream: StreamId, usage: _Usage) -> _Stream:
-        claimed = room.streams[stream] = _Stream(usage)
+    def _claim(self, room: Room, stream: StreamId, usage: Usage) -> Stream:
+        claimed = room.streams[stream] = Stream(usage)
         usage.streams.add((room.key, stream))
         self._changed[room.key, stream] = usage.token_id
         return claimed
 
-    def _idle_from(self, room: _Room, stream: StreamId, now: float) -> None:
+    def _idle_from(self, room: Room, stream: StreamId, now: float) -> None:
         claimed = room.streams[stream]
         claimed.device = None
         claimed.token.idle.pop((room.key, stream), None)
@@ -418,17 +347,17 @@ class Rooms:
         self._changed[key, stream] = None
         self._sweep(room)
 
-    def _sweep(self, room: _Room) -> None:
+    def _sweep(self, room: Room) -> None:
         if not room.links and not room.streams:
             self._rooms.pop(room.key, None)
 
-    def _close(self, link: _Link, code: int, reason: str, now: float, tell: str) -> list[Effect]:
+    def _close(self, link: Link, code: int, reason: str, now: float, tell: str) -> list[Effect]:
         return [Close(link.id, code, reason), *self._forget(link, now, tell)]
 
-    def _cut(self, link: _Link, now: float) -> list[Effect]:
+    def _cut(self, link: Link, now: float) -> list[Effect]:
         return [Abort(link.id, PEER_SLOW), *self._forget(link, now, PEER_SLOW)]
 
-    def _forget(self, link: _Link, now: float, tell: str) -> list[Effect]:
+    def _forget(self, link: Link, now: float, tell: str) -> list[Effect]:
         """Take a link out; `tell` is the reset reason for those who talked with it, or empty."""
         effects = self._relieve(link)
         del self._links[link.id]
@@ -457,7 +386,7 @@ class Rooms:
         self._sweep(room)
         return effects
 
-    def _relieve(self, link: _Link) -> list[Effect]:
+    def _relieve(self, link: Link) -> list[Effect]:
         self._count_queue(link, 0)
         self._congested.pop(link.id, None)
         effects: list[Effect] = []
@@ -472,7 +401,7 @@ class Rooms:
                 effects.append(Resume(executor.id))
         return effects
 
-    def _count_queue(self, link: _Link, size: int) -> None:
+    def _count_queue(self, link: Link, size: int) -> None:
         change = size - link.queued
         if change:
             link.queued = size
@@ -484,7 +413,7 @@ class Rooms:
             else:
                 self._owner_queued.pop(owner, None)
 
-    def _slowest(self, owner: str | None) -> _Link:
+    def _slowest(self, owner: str | None) -> Link:
         return max(
             (x for x in self._congested.values() if owner is None or x.room.key.owner == owner),
             key=lambda link: link.queued,
@@ -496,5 +425,5 @@ def reset(stream: StreamId, reason: str) -> bytes:
     return wire.encode(wire.Frame(stream.decode(), wire.Reset(reason)))
 
 
-def _routes(device: _Link, host: _Link, stream: StreamId) -> list[Effect]:
+def _routes(device: Link, host: Link, stream: StreamId) -> list[Effect]:
     return [Route(device.id, stream, host.id), Route(host.id, stream, device.id)]

@@ -18,8 +18,9 @@ from hypothesis.stateful import (
 )
 
 from codexctl.relay import effects as fx
-from codexctl.relay.core import NEVER, TELL_AGAIN_S, Rooms
+from codexctl.relay.core import TELL_AGAIN_S, Rooms
 from codexctl.relay.limits import Limits
+from codexctl.relay.room import NEVER
 from codexctl.wire import relay as wire
 
 LIMITS = Limits(
