@@ -107,7 +107,6 @@ class World:
 
     def __init__(self, folder: Path, model: Model) -> None:
         self.model = model
-        self._kept: dict[str, Connection] = {}
         self.relay_machine = Machine(folder / "relay")
         self.device = Machine(folder / "device")
         self.relay = self.relay_machine.start("relay", "serve", "--json", "--listen", "127.0.0.1:0")
@@ -134,8 +133,6 @@ class World:
         self.device.run("pair", offer["url"], "--name", host.name)
 
     def close(self) -> None:
-        for name in list(self._kept):
-            self._drop(name)
         for host in self.hosts.values():
             host.stop()
         self.relay.__exit__(None, None, None)
@@ -144,8 +141,6 @@ class World:
 
     def kill(self, victim: str) -> None:
         """`one` or `two`, `codex one`, `codex two`, `relay`; started again but for the codexes."""
-        for name in list(self._kept):
-            self._drop(name)
         if victim == "relay":
             self.relay.kill()
             self.relay.__exit__(None, None, None)
@@ -181,21 +176,8 @@ class World:
             yield connection
 
     def ask(self, host: str, method: str, **params: Any) -> list[dict[str, Any]]:
-        """Over a connection that stays; a new one where a host was killed meanwhile."""
-        kept = self._kept.get(host)
-        if kept is not None:
-            try:
-                return call(kept, method, params)
-            except ConnectionFailed:
-                self._drop(host)
-        record = HostStore(self.home).find(host)
-        assert record is not None
-        self._kept[host] = Connection.open(record, load_identity(self.home))
-        return call(self._kept[host], method, params)
-
-    def _drop(self, host: str) -> None:
-        if (kept := self._kept.pop(host, None)) is not None:
-            kept.close()
+        with self.connection(host) as connection:
+            return call(connection, method, params)
 
     @contextmanager
     def handoff(self, source: str, target: str, *, id: str = "") -> Iterator[Handoff]:
