@@ -71,7 +71,10 @@ def test_systemd_accepts_it_and_refuses_a_broken_one(home: Home) -> None:
     unit = host_service(home, ARGUMENTS, "box", manager="systemd")
     assert verify(unit) == ""
     broken = services.Service(
-        unit.unit, unit.path, unit.text.replace(b"KillMode=process", b"KillMode=nonsense"), "systemd"
+        unit.unit,
+        unit.path,
+        unit.text.replace(b"KillMode=process", b"KillMode=nonsense"),
+        "systemd",
     )
     assert "Failed to parse kill mode" in verify(broken)
     unknown = services.Service(
