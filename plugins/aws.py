@@ -136,7 +136,7 @@ class Aws(Provider):
         except ModuleNotFoundError as error:
             raise ProviderError(
                 f"the AWS SDK is not installed: no module {error.name}",
-                hint="install it beside codexctl: pip install 'codexctl[aws]'",
+                hint="install boto3 where codexctl is: uv tool install '.[aws]' in its clone",
             ) from None
         return Instances(Cloud(selection.get("profile", ""), selection.get("endpoint", "")))
 

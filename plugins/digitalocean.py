@@ -149,7 +149,7 @@ def _transport(selection: Mapping[str, str], token: Secret) -> Transport:
     except ModuleNotFoundError as error:
         raise ProviderError(
             f"the DigitalOcean SDK is not installed: no module {error.name}",
-            hint="install it beside codexctl: pip install 'codexctl[digitalocean]'",
+            hint="where codexctl is: uv tool install '.[digitalocean]' in its clone",
         ) from None
     return Transport(selection.get("endpoint") or DEFAULT_URL, token)
 
