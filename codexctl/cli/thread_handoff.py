@@ -166,9 +166,9 @@ def _handoff(source: Remote, target: Remote, *, id: str = "") -> Handoff:
     from codexctl.client.handoff import Handoff
     from codexctl.client.handoff_host import HostRemote
 
-    if isinstance(source, HostRemote) and isinstance(target, HostRemote):
-        source.keeps(target)
-        target.keeps(source)
+    for one, other in ((source, target), (target, source)):
+        if isinstance(other, HostRemote):
+            one.keeps(other)
     sending = _Sending()
     return Handoff(source, target, id=id, tell=sending.tell, moved=sending.moved)
 

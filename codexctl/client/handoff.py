@@ -37,6 +37,10 @@ class Remote(Protocol):
         """Call with `data` as its input, no faster than the host takes it."""
         ...
 
+    def keeps(self, other: Any) -> None:
+        """Look after the session of `other`, a paired host, whenever this one is waited for."""
+        ...
+
 
 def as_peer(remote: Remote) -> dict[str, str]:
     return {"name": remote.name, "kind": remote.kind, "id": remote.id}

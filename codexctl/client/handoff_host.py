@@ -29,12 +29,13 @@ class HostRemote:
         self.connection.call_after(KEEP_EVERY_S, lambda: self._keep(other))
 
     def _keep(self, other: HostRemote) -> None:
-        if not other._waiting:
-            other.look()
+        other.look()
         self.keeps(other)
 
     def look(self) -> None:
-        """Move what there is to be moved, without waiting."""
+        """Move what there is to be moved, without waiting; nothing where it is waited for."""
+        if self._waiting:
+            return
         looked: list[bool] = []
         self.connection.call_after(0, lambda: looked.append(True))
         self._run(lambda: bool(looked))

@@ -26,6 +26,7 @@ from codexctl.agent.stdio import (
     frame,
     parse_header,
 )
+from codexctl.client.handoff_host import KEEP_EVERY_S, HostRemote
 from codexctl.client.ssh import quote_argv
 from codexctl.client.ssh_config import SshTarget
 from codexctl.client.ssh_connect import connect
@@ -54,6 +55,7 @@ class SshRemote:
         self._process: asyncssh.SSHClientProcess[bytes] | None = None
         self._ready = threading.Event()
         self._task: Any = None
+        self._beside: HostRemote | None = None
 
     def open(self, target: SshTarget) -> None:
         """Connect and start the agent there. ConnectionFailed with what it said."""
@@ -111,8 +113,20 @@ class SshRemote:
     async def _ended(self) -> None:
         await asyncio.wait([self._task])
 
+    def keeps(self, other: HostRemote) -> None:
+        """From now on look after `other`'s session whenever this one is waited for."""
+        self._beside = other
+
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        while self._beside is not None:
+            try:
+                return future.result(KEEP_EVERY_S)
+            except TimeoutError:
+                if future.done():
+                    raise
+                self._beside.look()
+        return future.result()
 
     # --- codexctl.client.handoff.Remote ---
 
