@@ -206,7 +206,9 @@ class Records:
         """
         self._heard = now
         try:
-            if message[: len(self._match)] == self._match:
+            if (self._peer_resumed or self._is_device) and message[
+                : len(self._match)
+            ] == self._match:
                 data = relay.decode_data(message, len(self._match))
                 return self._record(data.seq, data.payload, now)
             frame = relay.decode(message)
@@ -215,6 +217,9 @@ class Records:
         if frame.stream_id != self.stream_id:
             raise self._fault("the relay delivered a frame of another stream")
         body = frame.body
+        if not (self._peer_resumed or self._is_device or isinstance(body, Resume | Reset)):
+            # The device slept, and has not noticed that this end gave the path up.
+            raise PathFault("a path did not begin with resume")
         if frame.ack or isinstance(body, Ack):
             self._acknowledge(frame.ack, now)
         if isinstance(body, Data):

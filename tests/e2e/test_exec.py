@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import pytest
 
+from codexctl.session.records import DEAD_S
 from tests.e2e.conftest import Pair
 from tests.support.programs import Machine
 
@@ -186,6 +187,28 @@ def test_a_detached_command_runs_on_and_gives_what_was_missed(box: Pair) -> None
         (box.host.cwd / "go").touch()
         assert attached.stdout.read() == b"last\n"
         assert attached.wait(DEADLINE_S) == 4
+
+
+def test_a_device_that_slept_goes_on_where_it_was(box: Pair) -> None:
+    """A laptop's lid: the host gives the path up meanwhile, and the device has not noticed."""
+    script = "echo first; while [ ! -e go ]; do sleep 0.05; done; echo last; read x; echo got $x"
+    process = popen(
+        box.device, "exec", "box", "--", "sh", "-c", script,
+        stdout=subprocess.PIPE, stdin=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"first\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(DEAD_S + 2)
+        (box.host.cwd / "go").touch()
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.readline() == b"last\n"
+        process.stdin.write(b"it\n")
+        process.stdin.close()
+        assert process.stdout.read() == b"got it\n"
+        assert process.wait(DEADLINE_S) == 0
 
 
 def test_output_beyond_the_ring_is_dropped_and_said(box: Pair) -> None:

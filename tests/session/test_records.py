@@ -56,6 +56,20 @@ def test_what_was_lost_with_a_path_is_sent_again_byte_for_byte() -> None:
     assert received([e for m in again for e in device.receive(m, 0.0)]) == b"kept"
 
 
+@pytest.mark.parametrize("body", [Heartbeat(), Ack(), Data(1, b"x" * 32)])
+def test_a_device_that_slept_through_the_loss_of_its_path_is_told(body: relay.Body) -> None:
+    device, host, channel = opened()
+    host.records.path_lost()
+    host.records.path_opened(0.0)  # as the host does for whatever comes on this stream
+    with pytest.raises(PathFault, match="did not begin with resume"):
+        host.receive(frame(body), 0.0)
+    # Its new path carries all of what waited.
+    host.data(channel, 1, b"kept", 0.0)
+    reconnect(device, host)
+    deliver(device, host)
+    assert received(deliver(host, device)) == b"kept"
+
+
 def test_nothing_is_sent_on_a_new_path_before_the_peers_resume() -> None:
     device, host, channel = opened()
     reconnect(device, host)
