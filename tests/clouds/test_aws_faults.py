@@ -331,4 +331,4 @@ def test_a_missing_sdk_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(errors.ProviderError) as caught:
         Aws().open({}, Store())
-    assert "codexctl[aws]" in caught.value.hint
+    assert "'.[aws]'" in caught.value.hint

@@ -358,7 +358,7 @@ def test_a_missing_sdk_says_how_to_install_it(
     provider = DigitalOcean()
     with pytest.raises(ProviderError) as caught:
         provider.open(provider.selection({}), Store())
-    assert "codexctl[digitalocean]" in caught.value.hint
+    assert "'.[digitalocean]'" in caught.value.hint
 
 
 @settings(max_examples=50, deadline=None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from codexctl.host.agents_md import find_agents_md
 
 
@@ -32,7 +34,13 @@ def test_from_the_global_one_to_the_folders(tmp_path: Path) -> None:
     assert found[0].size == 11
 
 
-def test_without_a_repository_only_the_folder(tmp_path: Path) -> None:
+def test_without_a_repository_only_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What lies above the test's own folder is the machine's: /tmp/.git may exist.
+    exists = os.path.lexists
+    inside = str(tmp_path)
+    monkeypatch.setattr(os.path, "lexists", lambda path: path.startswith(inside) and exists(path))
     write(tmp_path / "AGENTS.md", "# Above\n")
     write(tmp_path / "a" / "AGENTS.md", "# Here\n")
     found = find_agents_md(str(tmp_path / "a"), str(tmp_path / "none"))
