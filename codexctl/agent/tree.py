@@ -7,6 +7,7 @@ runs as it does for a handoff, without the repository's own configuration, which
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ EMPTY_TREE = {
     "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
     "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
 }
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _PROGRESS = {
     "rebase-merge": "rebase", "rebase-apply": "rebase", "MERGE_HEAD": "merge",
     "CHERRY_PICK_HEAD": "cherry-pick", "REVERT_HEAD": "revert", "BISECT_LOG": "bisect",
@@ -105,9 +107,26 @@ def state(cwd: str, scratch: str) -> dict[str, Any]:
         "unborn": head is None,
         "in_progress": progress[0] if progress else None,
         "submodules": links,
+        "lfs_pointers": _lfs_pointers(view),
         **counts,
         "dirty": any(counts.values()),
     }
+
+
+def _lfs_pointers(view: Git) -> int:
+    """How many tracked files stand there as Git LFS pointers, without their content."""
+    found = 0
+    tracked = ("--no-literal-pathspecs", "ls-files", "-z", "--", ":(attr:filter=lfs)")
+    for name in view.records(*tracked):
+        path = os.path.join(os.fsencode(view.work_tree or ""), name)
+        with contextlib.suppress(OSError), open(path, "rb", opener=_regular) as file:
+            found += file.read(len(LFS_POINTER)) == LFS_POINTER
+    return found
+
+
+def _regular(path: str, flags: int) -> int:
+    """Opens no link, and does not wait for a pipe's other end."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _count(records: Iterator[bytes]) -> int:

@@ -113,6 +113,11 @@ def start(
 def tell_git_state(host: str, state: dict[str, Any], *, worktree: bool) -> None:
     """Where a thread will work, on stderr; with a warning where something is uncommitted."""
     notice(f"{host}:{state.get('cwd')}  {git_words(state)}")
+    if state.get("lfs_pointers"):
+        notice(
+            f"warning: {state['lfs_pointers']} files there are Git LFS pointers without their "
+            "content; fetch it with: git lfs pull"
+        )
     changed = _changed(state)
     if changed and not worktree:
         notice(

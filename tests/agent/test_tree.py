@@ -78,6 +78,20 @@ def with_submodule(app: Path) -> None:
     git(app, "commit", "-q", "-m", "lib")
 
 
+def with_lfs_pointers(app: Path) -> None:
+    """As a clone without git-lfs has them; one file has its content."""
+    (app / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
+    for name in ("a.bin", "b.bin"):
+        oid = f"oid sha256:{'0' * 64}\nsize 12345\n"
+        (app / name).write_text(f"version https://git-lfs.github.com/spec/v1\n{oid}")
+    (app / "c.bin").write_bytes(b"\0content")
+    (app / "pipe.bin").write_text("")
+    git(app, "add", ".")
+    git(app, "commit", "-q", "-m", "lfs")
+    (app / "pipe.bin").unlink()
+    os.mkfifo(app / "pipe.bin")
+
+
 def changed(app: Path) -> None:
     (app / "a.txt").write_text("staged\n")
     git(app, "add", "a.txt")
@@ -96,9 +110,10 @@ def changed(app: Path) -> None:
         (conflicted, {"in_progress": "merge", "conflicted": 1, "dirty": True}),
         (rebasing, {"in_progress": "rebase", "detached": True, "conflicted": 1}),
         (with_submodule, {"submodules": 1, "dirty": False}),
+        (with_lfs_pointers, {"lfs_pointers": 2, "staged": 0, "unstaged": 1}),
         (changed, {"staged": 1, "unstaged": 1, "untracked": 2, "dirty": True}),
     ],
-    ids=["clean", "unborn", "detached", "conflicted", "rebasing", "submodule", "changed"],
+    ids=["clean", "unborn", "detached", "conflicted", "rebasing", "submodule", "lfs", "changed"],
 )
 def test_the_state_of_a_repository_is_told(
     app: Path, tmp_path: Path, make: Callable[[Path], None], expected: dict[str, Any]
@@ -120,7 +135,10 @@ def test_what_is_no_working_tree_is_told(app: Path, tmp_path: Path) -> None:
     assert (plain["repository"], plain["bare"]) == (None, False)
 
 
-@pytest.mark.parametrize("make", [unborn, detached, conflicted, rebasing, with_submodule])
+STATES = [unborn, detached, conflicted, rebasing, with_submodule, with_lfs_pointers]
+
+
+@pytest.mark.parametrize("make", STATES)
 def test_a_patch_is_of_what_changed_since_in_any_state(
     app: Path, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
