@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
+import signal
 import struct
 import subprocess
 import time
@@ -61,7 +64,9 @@ def agent(site: Site, home: Path, name: str, task: str) -> Iterator[subprocess.P
     try:
         yield process
     finally:
-        process.kill()
+        # The npm package's `codex` is a script that starts the binary: the whole session of it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(COMMAND_TIMEOUT_S)
 
 

@@ -188,7 +188,9 @@ def test_ctrl_c_reaches_the_command_and_its_status_comes_back(world: World, tmp_
 
 def test_the_second_ctrl_c_leaves(world: World, tmp_path: Path) -> None:
     told = tmp_path / "told"
-    script = f"trap 'touch {told}' INT; touch {tmp_path}/ready; while :; do sleep 0.05; done"
+    end = tmp_path / "end"
+    wait = f"until [ -e {end} ]; do sleep 0.05; done"
+    script = f"trap 'touch {told}' INT; touch {tmp_path}/ready; {wait}; touch {tmp_path}/ended"
     process = subprocess.Popen(
         command("exec", "web", "sh", "-c", script),
         stdin=subprocess.DEVNULL,
@@ -201,6 +203,9 @@ def test_the_second_ctrl_c_leaves(world: World, tmp_path: Path) -> None:
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
     assert b"may still be running" in err
+    # It was: and it ends with the test.
+    end.touch()
+    wait_for(tmp_path / "ended")
 
 
 def test_term_is_passed_on(world: World, tmp_path: Path) -> None:
