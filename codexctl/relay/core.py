@@ -21,6 +21,7 @@ performed in that order comes out. Payloads never come in at all.
 from __future__ import annotations
 
 from codexctl.relay.effects import (
+    EXECUTOR_FULL,
     LIMIT,
     OWNER,
     PEER_GONE,
@@ -180,6 +181,10 @@ class Rooms:
                     return []
                 claimed.host_told = now
             return [Send(link, reset(stream, PEER_GONE))]
+        if claimed is not None and claimed.token is not sender.usage:
+            return [Send(link, reset(stream, STREAM_TAKEN))]
+        if (claimed is None or claimed.device is None) and self._full(room):
+            return [Send(link, reset(stream, EXECUTOR_FULL))]
         if claimed is None:
             usage = sender.usage
             if sender.kind == OWNER:
@@ -192,8 +197,6 @@ class Rooms:
             if len(usage.streams) >= limit or not usage.bucket.take(now):
                 return [Send(link, reset(stream, LIMIT))]
             claimed = self._claim(room, stream, usage)
-        elif claimed.token is not sender.usage:
-            return [Send(link, reset(stream, STREAM_TAKEN))]
         effects: list[Effect] = []
         if claimed.device is not sender:
             if claimed.device is not None:
@@ -210,6 +213,13 @@ class Rooms:
             claimed.device_told = now
             return [*effects, Send(link, reset(stream, PEER_GONE))]
         return effects + _routes(sender, room.host, stream)
+
+    def _full(self, room: Room) -> bool:
+        """Whether the room's host is an official executor that takes no further stream."""
+        if room.host is None or not room.host.is_official:
+            return False
+        served = sum(claimed.device is not None for claimed in room.streams.values())
+        return served >= self._limits.streams_an_executor
 
     def left(self, link: LinkId, now: float) -> list[Effect]:
         """A WebSocket is gone, whoever closed it."""

@@ -12,6 +12,7 @@ PEER_GONE = "peer-gone"
 PEER_SLOW = "peer-slow"
 STREAM_TAKEN = "stream-taken"
 LIMIT = "limit"
+EXECUTOR_FULL = "executor-full"
 
 # Close codes of PROTOCOL.md section 2.
 SERVICE_RESTART = 1012

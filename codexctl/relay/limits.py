@@ -37,6 +37,8 @@ class Limits:
     # Streams claimed with one token: a session is one. Those without a connection make room.
     streams_an_owner_token: int = 4_096
     streams_a_device_token: int = 512
+    # Streams of one official executor at a time. It takes no more, and says no better why.
+    streams_an_executor: int = 128
     # Bytes accepted and not yet written to the receiver's socket. A session keeps at most 4 MiB
     # unacknowledged, so twice that is only reached by who does not read.
     queue_bytes_a_link: int = 8 * MIB

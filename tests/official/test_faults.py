@@ -21,6 +21,7 @@ from codexctl.client.websocket import WebSocket
 from codexctl.noise.hybrid import HybridKey
 from codexctl.noise.keys import hybrid_document
 from codexctl.paths import Home
+from codexctl.relay.limits import Limits
 from codexctl.secret import Secret
 from codexctl.wire import relay as frames
 from tests.official.site import Executor, Site, wait_until
@@ -192,6 +193,21 @@ def test_handshakes_that_never_finish_hold_up_nobody(site: Site) -> None:
     finally:
         for websocket, _ in idle:
             websocket.close()
+
+
+def test_more_streams_than_an_executor_takes_are_refused_by_name(site: Site) -> None:
+    with waiting_command(site) as process:
+        idle = [_claimed(site) for _ in range(Limits().streams_an_executor - 1)]
+        try:
+            refused = site.laptop.run("exec", "-n", "box", "--", "true", check=255)
+            assert b"the executor box serves as many streams as it can" in refused.stderr
+            idle.pop()[0].close()
+            works(site)
+        finally:
+            for websocket, _ in idle:
+                websocket.close()
+        out, _ = process.communicate(b"on\n", timeout=COMMAND_TIMEOUT_S)
+        assert out == b"got on\n"
 
 
 def test_a_message_over_the_limit_ends_its_own_link_alone(site: Site) -> None:

@@ -28,6 +28,7 @@ LIMITS = Limits(
     links_a_device_token=2,
     streams_an_owner_token=3,
     streams_a_device_token=2,
+    streams_an_executor=2,
     queue_bytes_a_link=100,
     queue_bytes_an_owner=150,
     queue_bytes=220,
@@ -44,7 +45,7 @@ TOKENS = [
     fx.Principal("tok_b1", "bert", fx.OWNER, "", 10_000),
     fx.Principal("tok_bd", "bert", fx.DEVICE, "box", 90),
 ]
-REASONS = {fx.PEER_GONE, fx.PEER_SLOW, fx.STREAM_TAKEN, fx.LIMIT}
+REASONS = {fx.PEER_GONE, fx.PEER_SLOW, fx.STREAM_TAKEN, fx.LIMIT, fx.EXECUTOR_FULL}
 
 
 class Machine(RuleBasedStateMachine):
@@ -168,6 +169,7 @@ class Machine(RuleBasedStateMachine):
         key = self.room[link]
         claimed_by = self.claims.get((key, stream))
         told = self.told.get((link, stream.decode()), NEVER)
+        served = {host: len(self.routes[host]) for host in self.official}
         resets = self.perform(self.rooms.unrouted(link, stream, self.now))
         to = self.routes[link].get(stream)
         if to is None:
@@ -178,6 +180,8 @@ class Machine(RuleBasedStateMachine):
         else:
             assert not resets
             assert self.claims[key, stream] == self.token[link].token_id
+            if to in self.official:
+                assert len(self.routes[to]) <= max(LIMITS.streams_an_executor, served[to])
         if link not in self.host and claimed_by not in (None, self.token[link].token_id):
             assert resets[0][2] == fx.STREAM_TAKEN
             assert self.claims[key, stream] == claimed_by

@@ -143,6 +143,11 @@ def _refusal(reason: str, record: HostRecord) -> ConnectionFailed:
         return HostOffline(
             f"the executor {record.name} is not connected to its relay", hint=_start(record)
         )
+    if reason == "executor-full":
+        return ConnectionFailed(
+            f"the executor {record.name} serves as many streams as it can",
+            hint="end one, or try again later",
+        )
     if reason in ("limit", "stream-taken", "peer-slow"):
         return ConnectionFailed(f"the relay refused the stream: {reason}", hint="try again later")
     return HandshakeRefused(
