@@ -84,6 +84,9 @@ class Plan:
             found.append(f"codex there is older ({there}, here {here}): it may not read the thread")
         if self.source["survey"]["lfs"] and not self.target["git_lfs"]:
             found.append("git-lfs is not installed there: its files stay pointers")
+        for tool in self.target.get("missing_tools", ()):
+            asked_by = self.source["tools"].get(tool)
+            found.append(f"{tool}, which {asked_by} asks for, is not on the PATH there")
         ours, theirs = self.source["instructions"], self.target["instructions"]
         for name in sorted({*ours, *theirs}):
             if ours.get(name) != theirs.get(name):
@@ -157,6 +160,7 @@ class Handoff:
                 "folder": found["folder"],
                 "relative": found["rollout"]["relative"],
                 "path": path,
+                "tools": found.get("tools"),
             },
         )
         measure = {

@@ -11,10 +11,12 @@ from codexctl.agent.handoff import core, target
 from codexctl.agent.handoff.core import SourceRecord, TargetRecord
 from codexctl.agent.handoff.journal import SOURCE, TARGET, Journal, check_may_act
 from codexctl.agent.handoff.rollout import check_relative
+from codexctl.agent.handoff.tools import missing, wanted
 from codexctl.cli.thread_handoff import plan_text
 from codexctl.client.handoff import Plan
 from codexctl.errors import ProtocolError, Refused
 from codexctl.paths import Home
+from tests.handoff.trees import write
 
 THREAD = "01a1fdbd-06b2-7c82-a608-cf66a96f8c08"
 PEER = {"name": "there", "kind": "host", "id": "x"}
@@ -32,6 +34,7 @@ def plan(**changes: Any) -> Plan:
         "thread": THREAD, "name": "fix", "host": "here", "cwd": "/w/app", "codex": "0.169.0",
         "provider": "openai", "bypass": True, "active": True, "survey": survey,
         "approvals": [{"id": "a1", "kind": "command"}], "instructions": {"AGENTS.md": "1"},
+        "tools": {"cargo": "Cargo.toml", "make": "Makefile"},
         "snapshot": {"branch": "refs/heads/main", "head": "3" * 40, "stashes": []},
     }  # fmt: skip
     there = {
@@ -70,10 +73,28 @@ def test_what_is_in_the_way_is_said_first(change: dict[str, Any], words: str) ->
 
 
 def test_what_the_other_side_lacks_is_said() -> None:
-    lacks = plan(codex="0.99.0", git_lfs=False).lacks()
+    lacks = plan(codex="0.99.0", git_lfs=False, missing_tools=["cargo"]).lacks()
+    assert "cargo, which Cargo.toml asks for, is not on the PATH there" in lacks
+    assert not any("make" in text for text in lacks)
     assert any("older (0.99.0, here 0.169.0)" in text for text in lacks)
     assert any("git-lfs is not installed" in text for text in lacks)
     assert not any("older" in text for text in plan(codex="0.169.1").lacks())
+
+
+def test_tools_are_told_by_the_files_that_ask_for_them(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, tools in ((here, ("cargo", "make", "go")), (there, ("make",))):
+        folder.mkdir()
+        for tool in tools:
+            write(folder, tool, "", 0o755)
+    for name in ("Cargo.toml", "Makefile", "uv.lock"):
+        write(tmp_path, name, "")
+    asked = wanted(str(tmp_path), str(here))
+    assert asked == {"cargo": "Cargo.toml", "make": "Makefile"}
+    assert missing(asked, str(there)) == ["cargo"]
+    assert missing(asked, str(here)) == []
+    # What another host says is not looked for under any name.
+    assert missing({"../../etc/passwd": "x"}, str(there)) == missing(None, str(there)) == []
 
 
 def test_a_disk_that_filled_meanwhile_is_refused(

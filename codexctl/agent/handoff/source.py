@@ -19,6 +19,7 @@ from codexctl.agent.handoff.journal import SOURCE, Journal, check_may_act, new_s
 from codexctl.agent.handoff.repository import NotMovable, Repository, is_oid, open_repository
 from codexctl.agent.handoff.rollout import prefix_of, relative_path
 from codexctl.agent.handoff.snapshot import Snapshot, Survey, take
+from codexctl.agent.handoff.tools import wanted
 from codexctl.agent.handoff.workshop import (
     ask_server,
     bundle_path,
@@ -80,6 +81,7 @@ async def inspect(call: Call) -> None:
             "survey": _survey(survey),
             "offered": offered,
             "instructions": told,
+            "tools": wanted(repository.top, (await call.context.login()).path),
             "host": call.context.name,
         }
     )

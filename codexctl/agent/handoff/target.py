@@ -32,6 +32,7 @@ from codexctl.agent.handoff.restore import (
 )
 from codexctl.agent.handoff.rollout import check_relative, find_rollout
 from codexctl.agent.handoff.snapshot import Snapshot
+from codexctl.agent.handoff.tools import missing
 from codexctl.agent.handoff.workshop import (
     PARTS,
     ask_server,
@@ -77,6 +78,7 @@ async def survey(call: Call) -> None:
     account = await ask_server(call, "account/read", {})
     codex = call.agent.codex
     names = [str(one.get("id")) for one in providers.get("data") or []]
+    path = (await context.login()).path
     await call.line(
         {
             "host": context.name,
@@ -89,7 +91,8 @@ async def survey(call: Call) -> None:
             "haves": [*(clone.haves if clone else ()), *sent],
             "rollout": rollout,
             "instructions": told,
-            "git_lfs": shutil.which("git-lfs", path=(await context.login()).path) is not None,
+            "git_lfs": shutil.which("git-lfs", path=path) is not None,
+            "missing_tools": missing(call.params.get("tools"), path),
         }
     )
 
