@@ -74,7 +74,7 @@ def user_manager(folder: Path, **variables: str) -> Iterator[UserManager]:
     }
     # There is no journal: what services print goes where the manager prints.
     config = folder / "config" / "systemd" / "user.conf"
-    config.parent.mkdir(parents=True)
+    config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text("[Manager]\nDefaultStandardOutput=inherit\nDefaultStandardError=inherit\n")
     with open(folder / "services.log", "wb") as log:
         process = subprocess.Popen(
