@@ -40,6 +40,7 @@ LAYERS = {
     "codexctl.session.records": CORES,
     "codexctl.session.channel": CORES,
     "codexctl.agent.approvals": CORES,
+    "codexctl.agent.attach_rules": CORES,
     "codexctl.agent.handoff.core": CORES,
     "codexctl.agent.errors": VALUES,
     "codexctl.agent.schema": CORES,

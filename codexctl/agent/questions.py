@@ -76,6 +76,10 @@ class Questions:
         self._answered.add((ended.thread, ended.request_id))
         return self._over(ended)
 
+    def is_answered(self, request_id: object) -> bool:
+        """Whether this app-server's request was answered through codexctl."""
+        return any(known == request_id for _, known in self._answered)
+
     def untold(self, ended: Approval) -> list[Event]:
         """The app-server was gone before it heard the decision."""
         reason = f"{UNTOLD} ({ended.decision})"

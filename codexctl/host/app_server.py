@@ -1,8 +1,8 @@
 """The channel kind app-server: a client of its own at this host's official app-server.
 
-Its bytes are those of the app-server's socket, a WebSocket of JSON-RPC, and pass untouched both
-ways on stream 0. Whoever is connected sees and drives every thread of this host, beside its other
-devices.
+Its bytes are those of a WebSocket of JSON-RPC, both ways on stream 0. Whoever is connected sees and
+drives every thread of this host, beside its other devices, within the host's policy: each message
+passes codexctl.agent.attached.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from codexctl.host.forward import carry
 from codexctl.session.channel import HostChannel
 from codexctl.wire.channel import DATA_BYTES
 
-# The app-server does whatever its client says: it runs commands and answers its own questions.
+# Whoever is there starts turns and answers their questions.
 SCOPES = frozenset(("view", "exec", "approve"))
 
 
@@ -33,16 +33,19 @@ async def serve_app_server(channel: HostChannel, context: HostContext) -> None:
             hint="pair it again, on the host: codexctl pair --show --scope "
             + " --scope ".join(sorted(SCOPES)),
         )
-    path = await context.agent.socket()
+    await context.agent.server()  # AgentUnavailable says why there is none
     if channel.params.get("probe") is True:
         await channel.accept({})
         return
+    from codexctl.agent.attached import gate
+
     try:
-        reader, writer = await asyncio.open_unix_connection(path, limit=2 * DATA_BYTES)
+        async with gate(context, peer) as path:
+            reader, writer = await asyncio.open_unix_connection(path, limit=2 * DATA_BYTES)
+            context.record("attach-agent", peer, "app-server", "connected", where=context.workspace)
+            await carry(channel, reader, writer)
     except OSError as error:
         raise ConnectionFailed(
             f"the app-server of {context.name} does not answer: {error.strerror or error}",
             hint="see there: codexctl doctor",
         ) from error
-    context.record("attach-agent", peer, "app-server", "connected", where=context.workspace)
-    await carry(channel, reader, writer)
