@@ -53,6 +53,11 @@ class Client:
         self._next += 1
         return self.ask_raw({"id": self._next, "method": method, "params": params})
 
+    def drain(self) -> None:
+        """Take what comes until it ends."""
+        while True:
+            self._connection.recv(WITHIN_S)
+
     def refused(self, method: str, **params: Any) -> str:
         return str(self.ask(method, **params)["error"]["message"])
 
@@ -102,8 +107,7 @@ def test_what_is_no_message_ends_it(place: Site) -> None:
     with client(place) as ui:
         ui._connection.send("[]")
         with pytest.raises(ConnectionClosed) as closed:
-            while True:
-                ui._connection.recv(WITHIN_S)
+            ui.drain()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1007
 
