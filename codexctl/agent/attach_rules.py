@@ -8,6 +8,7 @@ access, never asking) there is nothing left to hold back, and all of it passes.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ _DRIVES = frozenset({
 })  # fmt: skip
 # A thread of another place or of words that were never said.
 _ELSEWHERE = ("environments", "path", "history")
+_TRUST = re.compile(r'projects\.("(?:[^"\\]|\\.)*")\.trust_level')
 _POLICIES = {"readOnly": 0, "workspaceWrite": 1, "dangerFullAccess": 2}
 _PROFILES = {":read-only": 0, ":workspace": 1}
 # Settings that cannot widen anything, whatever their value.
@@ -57,6 +59,8 @@ class Rules(NamedTuple):
     def refusal(self, method: str, params: Mapping[str, Any]) -> str | None:
         """Why a request does not pass; None where it does."""
         if self.hold_nothing_back:
+            return None
+        if trusted(method, params) is not None:
             return None
         if method not in _DRIVES and not _LOOKS.fullmatch(method):
             return f"the policy of this host lets no device ask for {method[:60]}"
@@ -140,6 +144,23 @@ def _most(order: tuple[str, ...], wish: object, cap: str) -> str:
 
 def _short(value: object) -> str:
     return str(value)[:60]
+
+
+def trusted(method: str, params: Mapping[str, Any]) -> list[str] | None:
+    """The folders of a request that answers "Trust this folder?" and does nothing else; or None."""
+    edits = params.get("edits")
+    if method != "config/batchWrite" or params.get("filePath") or not isinstance(edits, list):
+        return None
+    found = []
+    for edit in edits:
+        name = _TRUST.fullmatch(str(edit.get("keyPath"))) if isinstance(edit, dict) else None
+        if name is None or edit.get("value") not in ("trusted", "untrusted"):
+            return None
+        try:
+            found.append(json.loads(name[1]))
+        except ValueError:
+            return None
+    return found or None
 
 
 def decision(result: object) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from websockets.asyncio.server import ServerConnection, unix_serve
 from websockets.exceptions import ConnectionClosed
 
-from codexctl.agent.attach_rules import JOINING, Rules, decision
+from codexctl.agent.attach_rules import JOINING, Rules, decision, trusted
 from codexctl.agent.handoff.journal import check_may_act
 from codexctl.agent.modes import is_bypass
 from codexctl.agent.socket import MAX_MESSAGE_BYTES, QUEUED_MESSAGES, SocketMessages, connected
@@ -112,6 +112,10 @@ class _Attached:
         reason = self._rules.refusal(method, params)
         if reason is not None:
             raise Refused(reason)
+        for folder in trusted(method, params) or ():
+            # What a trusted folder's own settings run is the person's word, as an approval is.
+            self._check_folder(folder)
+            self._context.record("attach-agent", self._peer, f"trust {folder}", "answered")
         thread = params.get("threadId")
         if method in _ACTING and isinstance(thread, str):
             check_may_act(self._context.home, thread)

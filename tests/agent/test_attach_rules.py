@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexctl.agent.attach_rules import APPROVALS, SANDBOXES, Rules, decision
+from codexctl.agent.attach_rules import APPROVALS, SANDBOXES, Rules, decision, trusted
 
 USUAL = Rules("workspace-write", "on-request")
 WIDEST = Rules(SANDBOXES[-1], APPROVALS[-1])
@@ -76,6 +77,30 @@ def test_what_a_terminal_ui_needs_passes(method: str, params: dict[str, Any]) ->
 def test_what_reaches_beyond_the_policy_does_not(method: str, params: dict[str, Any]) -> None:
     assert USUAL.refusal(method, params)
     assert WIDEST.refusal(method, params) is None
+
+
+def trust(path: str, value: object = "trusted", key: str = "trust_level") -> dict[str, Any]:
+    edit = {"keyPath": f"projects.{json.dumps(path)}.{key}", "value": value}
+    return {"edits": [{**edit, "mergeStrategy": "replace"}], "filePath": None}
+
+
+@given(st.text(max_size=20))
+def test_a_folder_may_be_trusted(path: str) -> None:
+    assert trusted("config/batchWrite", trust(path)) == [path]
+    assert USUAL.refusal("config/batchWrite", trust(path)) is None
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        trust("/w", key="sandbox_mode"), trust("/w", value={"a": 1}), {"edits": []},
+        {"edits": [*trust("/w")["edits"], {"keyPath": "sandbox_mode", "value": "trusted"}]},
+        {**trust("/w"), "filePath": "/etc/x"}, {"edits": ["x"]}, {"edits": None},
+        {"edits": [{"keyPath": 'projects."\\q".trust_level', "value": "trusted"}]},
+    ],
+)  # fmt: skip
+def test_nothing_else_passes_as_trust(params: dict[str, Any]) -> None:
+    assert USUAL.refusal("config/batchWrite", params)
 
 
 @given(
