@@ -37,10 +37,10 @@ _ELSEWHERE = ("environments", "path", "history")
 _TRUST = re.compile(r'projects\.("(?:[^"\\]|\\.)*")\.trust_level')
 _POLICIES = {"readOnly": 0, "workspaceWrite": 1, "dangerFullAccess": 2}
 _PROFILES = {":read-only": 0, ":workspace": 1}
-# Settings that cannot widen anything, whatever their value.
+# Settings that cannot widen anything, whatever their value; the model's provider searches the web.
 _HARMLESS = frozenset({
     "model", "model_reasoning_effort", "model_reasoning_summary", "model_verbosity", "personality",
-    "service_tier",
+    "service_tier", "web_search",
 })  # fmt: skip
 # Switching off what is called so may widen what an agent can do.
 _GUARDS = re.compile(r"polic|sandbox|approval|guard|review|trust")
@@ -64,8 +64,16 @@ class Rules(NamedTuple):
             return None
         if method not in _DRIVES and not _LOOKS.fullmatch(method):
             return f"the policy of this host lets no device ask for {method[:60]}"
+        asked = params
+        if method in JOINING:  # `modes` lowers these
+            asked = {
+                name: value
+                for name, value in params.items()
+                if not (name == "sandbox" and value in SANDBOXES)
+                and not (name == "approvalPolicy" and value in APPROVALS)
+            }
         for check in (self._sandbox, self._approval, self._config):
-            reason = check(params)
+            reason = check(asked)
             if reason is not None:
                 return f"the policy of this host does not allow {reason}"
         for name in _ELSEWHERE:
@@ -113,25 +121,26 @@ class Rules(NamedTuple):
         return None
 
     def _harmless(self, name: str, value: object) -> bool:
-        if name in _HARMLESS or (name, value) in (
-            ("web_search", "disabled"), ("default_permissions", ":read-only"),
-        ):  # fmt: skip
+        if name in _HARMLESS or (name, value) == ("default_permissions", ":read-only"):
             return True
         if name == "mcp_servers":
             return isinstance(value, dict) and all(v == {"enabled": False} for v in value.values())
         return value is False and not _GUARDS.search(name)
 
     def modes(self, params: Mapping[str, Any], sandbox: object, approval: object) -> dict[str, str]:
-        """What a JOINING request that leaves them open is to say of sandbox and approvals.
+        """What a JOINING request is to say of sandbox and approvals in place of what it says.
 
-        `sandbox` and `approval` are what the host or the thread would have: known modes, or
-        anything. Said in any case: what the app-server would take else is not for a device.
+        What goes beyond the policy is lowered, and the answer tells: a terminal UI asks for what
+        the settings of its own machine say. `sandbox` and `approval` are what the host or the
+        thread would have, for what is left open: known modes, or anything. Said in any case: what
+        the app-server would take else is not for a device.
         """
         more: dict[str, str] = {}
-        if params.get("sandbox") is None and params.get("permissions") is None:
-            more["sandbox"] = _most(SANDBOXES, sandbox, self.sandbox)
-        if params.get("approvalPolicy") is None:
-            more["approvalPolicy"] = _most(APPROVALS, approval, self.approval)
+        if params.get("permissions") is None:
+            wish = params.get("sandbox")
+            more["sandbox"] = _most(SANDBOXES, sandbox if wish is None else wish, self.sandbox)
+        wish = params.get("approvalPolicy")
+        more["approvalPolicy"] = _most(APPROVALS, approval if wish is None else wish, self.approval)
         return more
 
 

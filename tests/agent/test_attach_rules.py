@@ -52,9 +52,8 @@ def test_what_a_terminal_ui_needs_passes(method: str, params: dict[str, Any]) ->
         ("marketplace/add", {}), ("skills/config/write", {}), ("thread/inject_items", {}),
         ("thread/approveGuardianDeniedAction", {}), ("experimentalFeature/enablement/set", {}),
         ("something/new", {}), ("", {}),
-        ("thread/start", {"sandbox": "danger-full-access"}),
         ("thread/resume", {"sandbox": 7}),
-        ("thread/start", {"approvalPolicy": "never"}),
+        ("turn/start", {"approvalPolicy": "never"}),
         ("thread/start", {"approvalPolicy": {"granular": {}}}),
         ("thread/start", {"approvalsReviewer": "auto_review"}),
         ("thread/start", {"permissions": ":danger-full-access"}),
@@ -111,13 +110,19 @@ def test_what_is_left_open_is_closed_within_the_policy(
     sandbox: str, approval: str, own_sandbox: object, own_approval: object
 ) -> None:
     rules = Rules(sandbox, approval)
-    more = rules.modes(QUIET, own_sandbox, own_approval)
-    assert rules.refusal("thread/start", {**QUIET, **more}) is None
-    assert set(more) == {"sandbox", "approvalPolicy"}
-    if own_sandbox in SANDBOXES[: SANDBOXES.index(sandbox) + 1]:
-        assert more["sandbox"] == own_sandbox
+    asked = {**QUIET, "sandbox": own_sandbox, "approvalPolicy": own_approval}
+    known = (own_sandbox is None or own_sandbox in SANDBOXES) and (
+        own_approval is None or own_approval in APPROVALS
+    )
+    assert rules.hold_nothing_back or (rules.refusal("thread/start", asked) is None) == known
+    for more in (rules.modes(QUIET, own_sandbox, own_approval), rules.modes(asked, None, None)):
+        assert rules.refusal("turn/start", more) is None
+        assert set(more) == {"sandbox", "approvalPolicy"}
+        if own_sandbox in SANDBOXES[: SANDBOXES.index(sandbox) + 1]:
+            assert more["sandbox"] == own_sandbox
     said = {"sandbox": "read-only", "approvalPolicy": "untrusted"}
-    assert rules.modes(said, own_sandbox, own_approval) == {}
+    assert rules.modes(said, own_sandbox, own_approval) == said
+    assert "sandbox" not in rules.modes({"permissions": ":read-only"}, None, None)
 
 
 @pytest.mark.parametrize(

@@ -84,18 +84,16 @@ def test_what_is_not_for_devices_is_refused_and_recorded(place: Site) -> None:
             ("command/exec", {"command": ["touch", "/tmp/never"]}),
             ("fs/readFile", {"path": secret}),
             ("config/value/write", {"keyPath": "sandbox_mode", "value": "danger-full-access"}),
-            ("thread/start", {"sandbox": "danger-full-access"}),
-            ("thread/start", {"approvalPolicy": "never"}),
             ("thread/start", {"cwd": "/etc"}),
         ):  # fmt: skip
             words = ui.refused(method, **params)
             assert words.startswith("codexctl: ")
             assert audited(place, "attach-agent")[-1]["outcome"] == "denied"
-        # What it leaves open is not the owner's own setting.
-        started = ui.ask("thread/start", cwd=str(place.box.work))["result"]
-        assert (started["sandbox"]["type"], started["approvalPolicy"]) == (
-            "workspaceWrite", "on-request",
-        )  # fmt: skip
+        # What it leaves open is not the owner's own setting, and too much is lowered.
+        for asked in ({}, {"sandbox": "danger-full-access", "approvalPolicy": "never"}):
+            started = ui.ask("thread/start", cwd=str(place.box.work), **asked)["result"]
+            assert started["sandbox"]["type"] == "workspaceWrite"
+            assert started["approvalPolicy"] == "on-request"
         thread = started["thread"]["id"]
         full = {"type": "dangerFullAccess"}
         assert "dangerFullAccess" in ui.refused("turn/start", threadId=thread, input=[],
