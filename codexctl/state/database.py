@@ -36,11 +36,11 @@ def open_database(path: str, migrations: Sequence[Migration]) -> sqlite3.Connect
         ) from error
     try:
         db.row_factory = sqlite3.Row
+        # What is committed outlasts a power cut; some builds of SQLite have a weaker default.
+        db.execute("PRAGMA synchronous=FULL")
         version: int = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == len(migrations):
-            db.execute("PRAGMA foreign_keys=ON")
-            return db
-        _migrate(db, path, migrations)
+        if version != len(migrations):
+            _migrate(db, path, migrations)
         db.execute("PRAGMA foreign_keys=ON")
     except sqlite3.Error as error:
         db.close()

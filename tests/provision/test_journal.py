@@ -125,6 +125,13 @@ def test_an_expired_workspace_is_told_cheaply(tmp_path: Path) -> None:
     assert expired_notice(home) is None
 
 
+def test_what_is_committed_outlasts_a_power_cut(journal: Journal) -> None:
+    # In WAL mode FULL (2) syncs the log at each commit, before it returns: sqlite.org/pragma.html.
+    (synchronous,) = journal._db.execute("PRAGMA synchronous").fetchone()
+    (mode,) = journal._db.execute("PRAGMA journal_mode").fetchone()
+    assert (synchronous, mode) == (2, "wal")
+
+
 def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
     (tmp_path / "provision.db").write_bytes(b"not a database" * 100)
     with pytest.raises(StateError, match=r"provision\.db") as caught:
