@@ -169,7 +169,7 @@ class AgentStore:
             self._bytes = self._db.execute("SELECT total(length(line)) FROM events").fetchone()[0]
             self._db.execute(
                 "DELETE FROM approvals WHERE state <> 'pending' AND id NOT IN (SELECT id FROM "
-                "approvals WHERE state <> 'pending' ORDER BY created_at DESC LIMIT ?)",
+                "approvals WHERE state <> 'pending' ORDER BY rowid DESC LIMIT ?)",
                 (KEEP_ENDED_APPROVALS,),
             )
             self._db.execute("DELETE FROM keys WHERE at < ?", (now_s() - KEEP_KEYS_S,))
@@ -228,18 +228,20 @@ class AgentStore:
     ) -> None:
         with self._reporting():
             self._db.execute(
-                "INSERT OR REPLACE INTO approvals VALUES (?, ?, ?, ?, ?)",
+                # Not replaced: the row keeps its place in the order.
+                "INSERT INTO approvals VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                "thread = excluded.thread, state = excluded.state, record = excluded.record",
                 (id, thread, state, created_at, json.dumps(record)),
             )
 
     def approvals(
         self, *, state: str | None = None, limit: int = KEEP_ENDED_APPROVALS
     ) -> list[dict[str, Any]]:
-        """Records, the newest first; those of one state, or all."""
+        """Records, the newest first; those of one state, or all. Seconds are too coarse for it."""
         where, values = ("WHERE state = ?", (state,)) if state else ("", ())
         with self._reporting():
             rows = self._db.execute(
-                f"SELECT record FROM approvals {where} ORDER BY created_at DESC, id DESC LIMIT ?",  # noqa: S608 - constants
+                f"SELECT record FROM approvals {where} ORDER BY rowid DESC LIMIT ?",  # noqa: S608 - constants
                 (*values, limit),
             )
             return [json.loads(row[0]) for row in rows]

@@ -75,3 +75,16 @@ def test_facts_and_keys_are_kept(home: Home) -> None:
     store.put_key("k", "thread.send", "t", {"delivered": True})
     assert store.key("k") == ("thread.send", "t", {"delivered": True})
     store.close()
+
+
+def test_approvals_of_one_second_keep_their_order(home: Home) -> None:
+    store = AgentStore(home)
+    names = [f"{number * 7 % 10}" for number in range(10)]
+    for name in names:
+        store.put_approval(name, "t", "pending", 1000, {"id": name})
+    for name in names[5:]:
+        store.put_approval(name, "t", "answered", 1000, {"id": name, "over": True})
+    assert [record["id"] for record in store.approvals()] == names[::-1]
+    ended = store.approvals(state="answered", limit=2)
+    assert ended == [{"id": name, "over": True} for name in names[:-3:-1]]
+    store.close()
