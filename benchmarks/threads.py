@@ -24,6 +24,7 @@ from tests.support.threads import ThreadDevice, ThreadHost
 TURNS = 60
 REPLAYED = 10_000
 REPLAY_ROUNDS = 5
+WARM = 20_000
 DAY = 200_000  # events: about as many as a busy day of one person gives
 DELTA = "some words of a message that the agent is writing "
 OLD = "00000000-0000-7000-8000-000000000000"
@@ -99,26 +100,11 @@ def replay(device: ThreadDevice) -> list[Row]:
 
 
 def memory() -> Row:
-    """What a process grows by while a day's worth of events goes through its store."""
-    script = (
-        "import sys, tempfile\n"
-        "from benchmarks.threads import DAY, delta\n"
-        "from codexctl.agent.store import AgentStore\n"
-        "from codexctl.paths import Home\n"
-        # Not ru_maxrss: it begins at the peak of the process that started this one.
-        "def peak():\n"
-        "    lines = open('/proc/self/status').read().splitlines()\n"
-        "    return int(next(l for l in lines if l.startswith('VmHWM:')).split()[1])\n"
-        "store = AgentStore(Home(sys.argv[1]).ensure())\n"
-        "def feed(n): [store.append([('t', delta(i))] * 10) for i in range(n // 10)]\n"
-        "feed(20_000)\n"
-        "before = peak()\n"
-        "feed(DAY)\n"
-        "print(peak() - before)\n"
-    )
+    """What a host's agent grows by while a day's worth of events comes from its app-server."""
     with tempfile.TemporaryDirectory(prefix="codexctl-bench-") as folder:
         done = subprocess.run(
-            [sys.executable, "-c", script, folder], check=True, capture_output=True, text=True
-        )
-    return Row(f"growth of the host over {DAY} events", int(done.stdout) / 1024, "<= 16", "<= 4",
-               "MiB")  # fmt: skip
+            [sys.executable, "-m", "benchmarks.day", folder, str(WARM), str(DAY)],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    return Row(f"growth of a host's agent over {DAY} events", int(done.stdout) / 1024, "<= 16",
+               "<= 4", "MiB")  # fmt: skip

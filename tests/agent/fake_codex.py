@@ -2,7 +2,7 @@
 
 hang: no answer after the greeting. garbage: what is no message, for ever. stray: a little of it,
 and notifications that nobody knows. mute: no greeting. ask: a command, at once. die: ends at its
-start, with a reason.
+start, with a reason. talk: as many events as FAKE_CODEX_EVENTS says, as fast as they are taken.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ async def serve(connection: ServerConnection) -> None:
                 '{"method":"item/commandExecution/requestApproval","id":7,'
                 '"params":{"threadId":"t9","turnId":"u","itemId":"i","command":"ls"}}'
             )
+        if method == "initialized" and MODE == "talk":
+            for number in range(int(os.environ["FAKE_CODEX_EVENTS"])):
+                params = {"threadId": "t9", "turnId": "u", "itemId": f"m{number // 50}"}
+                words = {"delta": "some words of a message that the agent is writing "}
+                event = {"method": "item/agentMessage/delta", "params": params | words}
+                await connection.send(json.dumps(event))
         if message.get("id") == 7:
             await connection.send(json.dumps({"method": "heard", "params": message}))
         elif "id" in message and not (MODE == "hang" and method != "initialize"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -17,25 +16,15 @@ from codexctl.agent.agent import Agent
 from codexctl.agent.errors import AgentUnavailable
 from codexctl.host.environment import LoginEnvironment
 from codexctl.paths import Home
-from tests.support.codex import CODEX, needs_codex
+from tests.support.codex import fake_codex, needs_codex
 
 pytestmark = needs_codex
-FAKE = Path(__file__).parent / "fake_codex.py"
 WAIT_S = 60.0
 
 
 def run(folder: Path, mode: str, work: Callable[[Agent], Awaitable[None]]) -> None:
     """Have `work` done with an agent whose codex misbehaves so."""
-    program = folder / "bin" / "codex"
-    program.parent.mkdir(exist_ok=True)
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n')
-    program.chmod(0o755)
-    variables = {
-        "PATH": f"{program.parent}:{os.environ['PATH']}",
-        "FAKE_CODEX": mode,
-        "REAL_CODEX": str(CODEX),
-        "HOME": str(folder),
-    }
+    variables = fake_codex(folder, mode)
 
     async def login() -> LoginEnvironment:
         return LoginEnvironment("/bin/sh", str(folder), "person", variables)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -160,6 +161,21 @@ def make_codex_home(
     text = CONFIG.format(url=model.url, approval=approval, sandbox=sandbox)
     (folder / "config.toml").write_text(text)
     return folder
+
+
+def fake_codex(folder: Path, mode: str) -> dict[str, str]:
+    """Variables whose `codex` does as a mode of tests/agent/fake_codex.py says."""
+    program = folder / "bin" / "codex"
+    program.parent.mkdir(exist_ok=True)
+    script = Path(__file__).parents[1] / "agent" / "fake_codex.py"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
+    program.chmod(0o755)
+    return {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "FAKE_CODEX": mode,
+        "REAL_CODEX": str(CODEX),
+        "HOME": str(folder),
+    }
 
 
 def codex_environment(codex_home: Path, **more: str) -> dict[str, str]:
