@@ -154,7 +154,9 @@ class _Attached:
             thread = str(params.get("threadId"))
             status = (agent.statuses.get(thread) or {}).get("type", "notLoaded")
             if method == "thread/resume" and status != "notLoaded":
-                return {}  # it goes on as it is
+                # It goes on as it is; what is asked all the same is lowered.
+                asked = self._rules.modes(params, None, None)
+                return {name: mode for name, mode in asked.items() if params.get(name) is not None}
             facts = agent.store.facts(thread)
             sandbox, approval = facts.get("sandbox"), facts.get("approval")
             if is_bypass(sandbox, approval):

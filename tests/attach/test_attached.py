@@ -73,6 +73,10 @@ def client(place: Site) -> Iterator[Client]:
             yield Client(connection)
 
 
+def turns_of(ui: Client, thread: str) -> object:
+    return ui.ask("thread/read", threadId=thread)["result"]["thread"]["status"]["type"]
+
+
 def audited(place: Site, kind: str) -> list[dict[str, Any]]:
     return [r for r in place.box.machine.json("audit", "list") if r["kind"] == kind]
 
@@ -95,6 +99,14 @@ def test_what_is_not_for_devices_is_refused_and_recorded(place: Site) -> None:
             assert started["sandbox"]["type"] == "workspaceWrite"
             assert started["approvalPolicy"] == "on-request"
         thread = started["thread"]["id"]
+        most = {"sandbox": "danger-full-access", "approvalPolicy": "never"}
+        for method in ("thread/resume", "thread/fork"):
+            begun = ui.ask("turn/start", threadId=thread, input=[{"type": "text", "text": "say x"}])
+            assert "result" in begun
+            wait_for(lambda: turns_of(ui, thread) == "idle")
+            again = ui.ask(method, threadId=thread, **most)["result"]
+            assert again["sandbox"]["type"] == "workspaceWrite"
+            assert again["approvalPolicy"] == "on-request"
         full = {"type": "dangerFullAccess"}
         assert "dangerFullAccess" in ui.refused("turn/start", threadId=thread, input=[],
                                                 sandboxPolicy=full)  # fmt: skip
