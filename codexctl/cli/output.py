@@ -195,17 +195,10 @@ def ask(question: str, *, hint: str = "", hidden: bool = False) -> str:
     """A line from the terminal, stripped; not echoed if `hidden`. `hint` is for no terminal."""
     if not sys.stdin.isatty():
         raise UsageError(f"cannot ask '{printable(question)}': stdin is not a terminal", hint=hint)
-    try:
-        if hidden:
-            from getpass import getpass
+    from codexctl.client.prompt import read_line
 
-            return getpass(f"{printable(question)} ", stream=sys.stderr).strip()
-        sys.stderr.write(f"{printable(question)} ")
-        sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line:
-            raise EOFError
-        return line.strip()
+    try:
+        return read_line(f"{printable(question)} ", hidden=hidden).strip()
     except (KeyboardInterrupt, EOFError):
         sys.stderr.write("\n")
         raise Interrupted("interrupted before an answer, nothing was changed") from None

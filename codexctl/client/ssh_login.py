@@ -11,13 +11,13 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
-from getpass import getpass
 from typing import Any
 
 import asyncssh
 from asyncssh.agent import SSHAgentClient
 
 from codexctl.client.known_hosts import KnownKey, refusal
+from codexctl.client.prompt import read_line
 from codexctl.client.ssh_config import SshTarget
 from codexctl.errors import AuthenticationFailed, Interrupted
 
@@ -169,10 +169,10 @@ def _has_terminal() -> bool:
 
 def ask_hidden(prompt: str) -> str:
     """Ask on the terminal without echo; Interrupted on Ctrl-C."""
-    # The event loop's handler would swallow Ctrl-C while getpass reads.
+    # The event loop's handler would swallow Ctrl-C while the line is typed.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return getpass(prompt)
+        return read_line(prompt, hidden=True)
     except (KeyboardInterrupt, EOFError):
         raise Interrupted("interrupted before an answer, nothing was done") from None
     finally:
