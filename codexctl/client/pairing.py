@@ -15,6 +15,7 @@ from codexctl.client.handshake import (
     open_websocket,
 )
 from codexctl.client.registry import HostOffline, Relay, TokenRefused, call, connect
+from codexctl.client.sockets import UntrustedCertificate, shown_key
 from codexctl.client.store import HostRecord, HostStore, name_taken
 from codexctl.client.websocket import WebSocket
 from codexctl.errors import (
@@ -73,7 +74,30 @@ def pair_by_code(
     name: str | None,
     device_name: str,
 ) -> HostRecord:
-    """Find the host by the code's nameplate, prove knowledge of its words, then pair as by URL."""
+    """Find the host by the code's nameplate, prove knowledge of its words, then pair as by URL.
+
+    Where nobody vouches for the relay's certificate and no `pin` is known, the key that it shows is
+    taken on the condition that the host, which the words prove, names the same one.
+    """
+    proven = True
+    try:
+        environment_id, ticket = _claim(relay_url, pin, code)
+    except UntrustedCertificate:
+        pin, proven = shown_key(relay_url), False
+        environment_id, ticket = _claim(relay_url, pin, code)
+    relay = Relay(relay_url, pin, ticket)
+    target, host_pin = _prove(relay, environment_id, key, code)
+    if not proven and host_pin != pin:
+        raise AuthenticationFailed(
+            "the relay shows this device another key than it shows the host, or the host "
+            "cannot tell: somebody may stand in between",
+            hint="pair by the URL, which carries the key's hash: codexctl pair --show",
+        )
+    return _pair(store, key, target, name=name, device_name=device_name)
+
+
+def _claim(relay_url: str, pin: bytes | None, code: PairingCode) -> tuple[str, Secret]:
+    """The host that offers this nameplate, and the ticket to reach it."""
     try:
         claim = call(
             Relay(relay_url, pin, None),
@@ -89,12 +113,13 @@ def pair_by_code(
     environment_id, ticket = claim.get("environment_id"), claim.get("ticket")
     if not isinstance(environment_id, str) or not isinstance(ticket, str):
         raise ProtocolError("the relay's answer to a code lacks the host or a ticket")
-    relay = Relay(relay_url, pin, Secret(ticket))
-    target = _prove(relay, environment_id, key, code)
-    return _pair(store, key, target, name=name, device_name=device_name)
+    return environment_id, Secret(ticket)
 
 
-def _prove(relay: Relay, environment_id: str, key: PrivateKey, code: PairingCode) -> _Target:
+def _prove(
+    relay: Relay, environment_id: str, key: PrivateKey, code: PairingCode
+) -> tuple[_Target, bytes | None]:
+    """The host that knows the words, and the hash of the relay's key that it goes by, if any."""
     answer = connect(relay, environment_id, DEFAULT, key.public_bytes)
     websocket = open_websocket(relay, answer)
     stream_id = new_stream_id()
@@ -118,12 +143,13 @@ def _prove(relay: Relay, environment_id: str, key: PrivateKey, code: PairingCode
         value = json.loads(document)
         suite, host_key = parse_key_document(value["key"])
         host_name = str(value["name"])
+        host_pin = bytes.fromhex(value.get("relay_pin") or "") or None
         genuine = value["environment_id"] == environment_id
     except (ValueError, KeyError, TypeError):
         genuine = False
     if not genuine:
         raise ProtocolError("the host's answer to the code is not what it should be")
-    return _Target(relay, environment_id, host_key, suite, host_name, derive(secret))
+    return _Target(relay, environment_id, host_key, suite, host_name, derive(secret)), host_pin
 
 
 def _step(websocket: WebSocket, stream_id: str, step: int, content: bytes, answer: int) -> bytes:

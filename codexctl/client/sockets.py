@@ -14,6 +14,12 @@ CONNECT_TIMEOUT_S = 10.0
 _PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
+class UntrustedCertificate(AuthenticationFailed):
+    """No authority that this machine trusts vouches for the relay's certificate."""
+
+    code = "certificate"
+
+
 class Address(NamedTuple):
     """A parsed http, https, ws or wss URL; `target` is path and query."""
 
@@ -68,6 +74,11 @@ def connect(address: Address, pin: bytes | None, timeout: float = CONNECT_TIMEOU
     With `pin` (SHA-256 of the server's SPKI) exactly that key is accepted and names do not matter;
     without, the system's certificate authorities decide.
     """
+    raw = _dial(address, timeout)
+    return _wrap(raw, address, pin) if address.secure else raw
+
+
+def _dial(address: Address, timeout: float) -> socket.socket:
     try:
         raw = socket.create_connection((address.host, address.port), timeout)
     except socket.gaierror as error:
@@ -81,9 +92,7 @@ def connect(address: Address, pin: bytes | None, timeout: float = CONNECT_TIMEOU
             hint=f"is it running? try: codexctl relay ping {_base(address)}",
         ) from error
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if not address.secure:
-        return raw
-    return _wrap(raw, address, pin)
+    return raw
 
 
 def _base(address: Address) -> str:
@@ -98,11 +107,24 @@ def _wrap(raw: socket.socket, address: Address, pin: bytes | None) -> ssl.SSLSoc
         # The pin stands for the certificate, which is self-signed.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    secure = _handshake(context, raw, address)
+    if pin is not None and _key_hash(secure) != pin:
+        secure.close()
+        raise AuthenticationFailed(
+            "the relay shows another key than the one that was pinned at pairing",
+            hint="if the relay's key was changed on purpose, pair again: codexctl pair URL",
+        )
+    return secure
+
+
+def _handshake(context: ssl.SSLContext, raw: socket.socket, address: Address) -> ssl.SSLSocket:
+    import ssl
+
     try:
-        secure = context.wrap_socket(raw, server_hostname=address.host)
+        return context.wrap_socket(raw, server_hostname=address.host)
     except ssl.SSLCertVerificationError as error:
         raw.close()
-        raise AuthenticationFailed(
+        raise UntrustedCertificate(
             f"the relay's certificate is not trusted: {error.verify_message}",
             hint="pair with a URL that carries the relay's pin, or give it a valid certificate",
         ) from error
@@ -112,15 +134,26 @@ def _wrap(raw: socket.socket, address: Address, pin: bytes | None) -> ssl.SSLSoc
             f"TLS with the relay at {address.authority} failed: {error}",
             hint="is this an https address? try: codexctl relay ping " + _base(address),
         ) from error
-    if pin is not None:
-        certificate = secure.getpeercert(binary_form=True)
-        if certificate is None or spki_sha256(certificate) != pin:
-            secure.close()
-            raise AuthenticationFailed(
-                "the relay shows another key than the one that was pinned at pairing",
-                hint="if the relay's key was changed on purpose, pair again: codexctl pair URL",
-            )
-    return secure
+
+
+def shown_key(url: str) -> bytes:
+    """SHA-256 of the SPKI of whoever answers at an https URL. It proves nothing by itself.
+
+    Pairing by a typed code uses it as a pin until the host has confirmed it.
+    """
+    import ssl
+
+    address = parse_address(url)
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with _handshake(context, _dial(address, CONNECT_TIMEOUT_S), address) as secure:
+        return _key_hash(secure)
+
+
+def _key_hash(secure: ssl.SSLSocket) -> bytes:
+    certificate = secure.getpeercert(binary_form=True)
+    return b"" if certificate is None else spki_sha256(certificate)
 
 
 def spki_sha256(certificate_der: bytes) -> bytes:

@@ -174,6 +174,7 @@ class PairingDesk:
                         "environment_id": self._environment_id,
                         "name": self._name,
                         "key": key_document(self._suite, self._key.public_bytes),
+                        "relay_pin": (self._relay.pin or b"").hex(),
                     }
                 ).encode()
                 answer = self.offers.code_confirmed(stream_id, payload[1:], document, now)
