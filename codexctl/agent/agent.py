@@ -16,8 +16,8 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -74,6 +74,16 @@ class Agent:
         self._others: set[str] = set()  # those of them that another client began
         self._tasks: asyncio.TaskGroup | None = None
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @contextmanager
+    def watched_by(self, device: str, thread: str | None) -> Iterator[None]:
+        """While a person at a device looks at a thread, or at all of them: see `watching`."""
+        self.watching[device, thread] += 1
+        try:
+            yield
+        finally:
+            self.watching[device, thread] -= 1
+            self.watching += Counter()  # drops those that are zero
 
     def lock(self, name: str) -> asyncio.Lock:
         """One at a time holds it, as who works in codexctl's folder of a thread."""

@@ -2,7 +2,7 @@
 
 The rules are in codexctl.agent.attach_rules. Beside them: a thread that moves, or has moved, takes
 no turn; folders are those of the policy; an answer to a question of the agent's is in the audit log
-and in the question's record, under the device's name.
+and in the question's record, under the device's name. Who drives a thread here watches it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ _ACTING = frozenset({
     "thread/compact/start", "thread/rollback", "thread/revert", "thread/goal/set",
 })  # fmt: skip
 _IN_A_FOLDER = frozenset({*JOINING, "turn/start"})
+_SHOWING = frozenset({"thread/resume", "turn/start", "turn/steer"})
 
 
 @asynccontextmanager
@@ -75,9 +76,15 @@ class _Attached:
         self._client, self._server = client, server
         (sandbox, _), (approval, _) = map(context.policy.choice, POLICIES)
         self._rules = Rules(sandbox, approval)
+        self._watched = ExitStack()  # the thread that is on the screen
 
     async def run(self) -> None:
         """Until the client leaves."""
+        with self._watched:
+            await self._pass_on()
+        raise ConnectionResetError("the client has left")
+
+    async def _pass_on(self) -> None:
         async for message in self._client:
             try:
                 value = json.loads(message)
@@ -97,7 +104,6 @@ class _Attached:
                 await self._refuse(value, str(method), error)
                 continue
             await self._server.send(json.dumps(value))
-        raise ConnectionResetError("the client has left")
 
     async def _refuse(self, value: dict[str, Any], method: str, error: CodexctlError) -> None:
         self._context.note("attach-agent", self._peer, method[:60], "denied", reason=str(error))
@@ -121,9 +127,20 @@ class _Attached:
             check_may_act(self._context.home, thread)
         if method in _IN_A_FOLDER:
             await self._check_folders(method, params)
+        if isinstance(thread, str):
+            self._shows(method, thread)
         if method in JOINING and not self._rules.hold_nothing_back:
             return {**value, "params": {**params, **await self._modes(method, params)}}
         return value
+
+    def _shows(self, method: str, thread: str) -> None:
+        if method in _SHOWING:
+            self._watched.close()
+            self._watched.enter_context(
+                self._context.agent.watched_by(self._peer.device_id, thread)
+            )
+        elif method == "thread/unsubscribe":
+            self._watched.close()
 
     async def _check_folders(self, method: str, params: dict[str, Any]) -> None:
         """Refused where devices may not work in a folder that is named, or is the thread's."""

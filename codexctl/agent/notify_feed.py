@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from codexctl.agent.agent import Agent
 from codexctl.agent.notify_service import Notifications
@@ -32,6 +32,12 @@ _METHODS = frozenset(
 _log = logging.getLogger(__name__)
 
 
+class _Queued(NamedTuple):
+    thread: str
+    event: dict[str, Any]
+    watchers: list[str]  # the devices that saw it
+
+
 class NotifyFeed:
     """Feeds one host's notifications from its agent."""
 
@@ -42,7 +48,7 @@ class NotifyFeed:
         self._agent = agent
         self._notifications = notifications
         self._reachable = reachable
-        self._queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(MAX_QUEUED)
+        self._queue: asyncio.Queue[_Queued] = asyncio.Queue(MAX_QUEUED)
         self._open: dict[str, str] = {}  # threads of the approvals that wait, by approval
 
     def event(self, thread: str | None, event: dict[str, Any]) -> None:
@@ -50,7 +56,8 @@ class NotifyFeed:
         if thread is None or event.get("method") not in _METHODS:
             return
         try:
-            self._queue.put_nowait((thread, event))
+            # Who watches now has seen it, though they may have left before it is worked off.
+            self._queue.put_nowait(_Queued(thread, event, self._watchers(thread)))
         except asyncio.QueueFull:
             _log.warning("too many events: one is not told of to anybody")
 
@@ -66,13 +73,13 @@ class NotifyFeed:
                 tasks.create_task(self._notifications.run())
                 tasks.create_task(self._look())
                 while True:
-                    thread, event = await self._queue.get()
-                    await self._tell(thread, str(event["method"]), event.get("params") or {})
+                    await self._tell(await self._queue.get())
         finally:
             self._agent.listeners.remove(self.event)
 
-    async def _tell(self, thread: str, method: str, params: dict[str, Any]) -> None:
-        notifications = self._notifications
+    async def _tell(self, queued: _Queued) -> None:
+        notifications, thread = self._notifications, queued.thread
+        method, params = queued.event["method"], queued.event.get("params") or {}
         if method == "turn/started":
             notifications.turn_started(thread)
             return
@@ -82,7 +89,7 @@ class NotifyFeed:
             notifications.approval_ended(str(approval.get("id")))
             return
         described = await self._describe(thread)
-        notifications.watched(thread, self._watchers(thread))
+        notifications.watched(thread, queued.watchers)
         if method == "codexctl/approval/requested":
             self._open[str(approval.get("id"))] = thread
             notifications.approval_requested(approval, described)

@@ -7,6 +7,7 @@ thread's sandbox and approvals is in codexctl.agent.modes.
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any
 
 from codexctl.agent import modes, tree
@@ -71,12 +72,15 @@ async def described(
 
 
 async def watch(call: Call) -> None:
-    """Events behind a cursor, of one thread or all; with `follow` those that come, too."""
+    """Events behind a cursor, of one thread or all; with `follow` those that come, too.
+
+    A `script` follows for an exit status; it is nobody who watches, so notices go out.
+    """
     agent = call.agent
     name = call.maybe_text("thread")
     thread = (await find_thread(agent, name))[0]["id"] if name else None
     cursor = _cursor(call)
-    follow = call.flag("follow")
+    follow, script = call.flag("follow"), call.flag("script")
     if cursor and cursor + 1 < agent.store.first():
         await call.line(
             {
@@ -92,17 +96,13 @@ async def watch(call: Call) -> None:
         }
     )  # fmt: skip
     if follow:
-        watched = (call.peer.device_id, thread)
-        agent.watching[watched] += 1
-        try:
+        seen = nullcontext() if script else agent.watched_by(call.peer.device_id, thread)
+        with seen:
             async with asyncio.TaskGroup() as tasks:
                 following = tasks.create_task(_follow(call, thread, cursor))
                 while await call.channel.receive() is not None:
                     pass
                 following.cancel()
-        finally:
-            agent.watching[watched] -= 1
-            agent.watching += {}  # drops those that are zero
 
 
 def _cursor(call: Call) -> int:

@@ -136,8 +136,9 @@ def follow_thread(
             notice(text)
 
     events = follow(
-        connection, reopen, str(thread["id"]), cursor, lasting=lasting, notice=told, opened=opened
-    )
+        connection, reopen, str(thread["id"]), cursor, lasting=lasting, script=wait, notice=told,
+        opened=opened,
+    )  # fmt: skip
     try:
         with screen:
             for event in events:

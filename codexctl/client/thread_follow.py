@@ -47,6 +47,7 @@ def follow(
     cursor: int | str = 0,
     *,
     lasting: bool = True,
+    script: bool = False,
     notice: Callable[[str], None] = lambda text: None,
     opened: Callable[[Connection], None] = lambda connection: None,
 ) -> Generator[dict[str, Any], None, None]:
@@ -54,6 +55,7 @@ def follow(
 
     `connection` is used first and belongs to the caller; others come from `reopen` and are closed
     here. `opened` is told of each. Without `lasting` it ends when all that is kept was given.
+    A `script` is nobody who watches: notifications go out all the same.
     """
     last, failures, told = cursor, 0, False
     own: Connection | None = None
@@ -64,7 +66,7 @@ def follow(
                 if failures:
                     current = own = reopen()
                 opened(current)
-                params = {"thread": thread, "cursor": last, "follow": lasting}
+                params = {"thread": thread, "cursor": last, "follow": lasting, "script": script}
                 for event in stream(current, "thread.watch", params):
                     if told:
                         told = False

@@ -15,6 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.attach.site import Site, site
 from tests.attach.test_way_four import HELLO, attach, leave, tell, wait_for
 from tests.support.codex import needs_codex
+from tests.threads.test_notify_service import Receiver, receiving
 
 pytestmark = needs_codex
 WITHIN_S = 30.0
@@ -136,6 +137,33 @@ def test_who_has_answered_in_the_terminal_is_known(place: Site) -> None:
     (record,) = [r for r in audited(place, "approval") if r.get("approval") == asked["id"]]
     assert (record["outcome"], record["shown"]) == ("accept", asked["hash"])
     assert str(target) in record["what"]
-    # The official terminal UI asks for nothing that is held back.
-    outcomes = [r["outcome"] for r in audited(place, "attach-agent")[before:]]
-    assert set(outcomes) == {"connected"}
+    # The official terminal UI asks for nothing that is held back; it may ask to trust the folder.
+    outcomes = {r["outcome"] for r in audited(place, "attach-agent")[before:]}
+    assert outcomes <= {"connected", "answered"}
+
+
+def test_who_drives_a_thread_watches_it_and_is_not_told(place: Site) -> None:
+    owner, world = place.box.machine, place.world
+
+    def next_about(receiver: Receiver, *threads: str) -> tuple[str, str]:
+        while True:
+            notice = json.loads(receiver.next()[2])
+            if notice["thread"] in threads:
+                return notice["thread"], notice["kind"]
+
+    with receiving() as always, receiving() as unless:
+        owner.run("notify", "add", "webhook", always.url, "--name", "always", "--always")
+        owner.run("notify", "add", "webhook", unless.url, "--name", "unless")
+        with client(place) as ui:
+            started = ui.ask("thread/start", cwd=str(place.box.work))["result"]
+            thread = started["thread"]["id"]
+            asked = [{"type": "text", "text": "ask echo please"}]
+            ui.ask("turn/start", threadId=thread, input=asked)
+            assert next_about(always, thread) == (thread, "waiting")
+            world.phone.run("thread", "deny", thread)
+            assert next_about(always, thread) == (thread, "finished")
+        # Had the other target been told of any of it, that would come first.
+        other = world.start("say something else")
+        assert next_about(unless, thread, other) == (other, "finished")
+        for name in ("always", "unless"):
+            owner.run("notify", "remove", name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import socket
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,6 @@ from codexctl.relay.tls import self_signed
 from codexctl.state.identity import load_identity
 from codexctl.wire.pairing_url import format_url, parse_url
 from tests.support.programs import Machine
-from tests.support.tap import Tap
 
 OPTIONS = ("up", "--json", "--tls-self-signed", "--listen", "127.0.0.1:0", "--name", "box")
 
@@ -51,32 +52,46 @@ def test_beyond_loopback_only_with_tls(tmp_path: Path) -> None:
     assert b"hint:" in done.stderr
 
 
-class Impostor(Tap):
+class Impostor:
     """Between a device and a relay, with a key of its own, and answers that lead back to itself."""
 
-    def __init__(self, target: str, home: Home) -> None:
-        super().__init__(target)
+    def __init__(self, relay: str, home: Home) -> None:
+        self._relay = relay.removeprefix("https://")
         certificate, key, _ = self_signed(home, ["127.0.0.1"])
         self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._server.load_cert_chain(certificate, key)
         self._client = ssl.create_default_context()
         self._client.check_hostname = False
         self._client.verify_mode = ssl.CERT_NONE
-        self._addresses = [(target.encode(), self.url.removeprefix("https://").encode())]
+        self.seen = bytearray()
 
-    @property
-    def url(self) -> str:
-        return super().url.replace("http:", "https:")
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        """Its address."""
+        server = await asyncio.start_server(self._stand, "127.0.0.1", 0, ssl=self._server)
+        async with server:
+            _, port = server.sockets[0].getsockname()
+            self._own = f"127.0.0.1:{port}"
+            yield f"https://{self._own}"
 
-    def between(
-        self, near: socket.socket, far: socket.socket
-    ) -> tuple[socket.socket, socket.socket]:
-        return self._server.wrap_socket(near, server_side=True), self._client.wrap_socket(far)
+    async def _stand(self, near: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+        host, _, port = self._relay.partition(":")
+        far, inward = await asyncio.open_connection(host, int(port), ssl=self._client)
+        try:
+            await asyncio.gather(self._carry(near, inward), self._carry(far, out))
+        finally:
+            inward.close()
+            out.close()
 
-    def altered(self, data: bytes) -> bytes:
-        for theirs, ours in self._addresses:
-            data = data.replace(theirs, ours)
-        return data
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                self.seen += data
+                sink.write(data.replace(self._relay.encode(), self._own.encode()))
+                await sink.drain()
+        except OSError:
+            pass  # one of the two has hung up
+        sink.close()
 
 
 def test_a_typed_code_takes_the_key_that_the_host_names(tmp_path: Path) -> None:
@@ -99,13 +114,20 @@ def test_a_typed_code_takes_the_key_that_the_host_names(tmp_path: Path) -> None:
 
 def test_a_typed_code_finds_out_who_stands_in_between(tmp_path: Path) -> None:
     host, device = Machine(tmp_path / "host"), Machine(tmp_path / "device")
+
+    async def pair(impostor: Impostor, code: str) -> bytes:
+        async with impostor.listening() as url:
+            words = ("pair", code, "--relay", url)
+            done = await asyncio.to_thread(device.run, *words, check=255)
+            return done.stderr
+
     with host.start(*OPTIONS) as up:
         event = up.event("pairing")
-        target = parse_url(event["url"]).relay.removeprefix("https://")
-        with Impostor(target, Home(str(tmp_path / "impostor")).ensure()) as impostor:
-            done = device.run("pair", event["code"], "--relay", impostor.url, check=255)
-            assert b"the relay shows this device another key" in done.stderr
-            assert b"codexctl pair --show" in done.stderr
-            assert b"/v1/pairings/claim" in impostor.seen(), "it did stand in between"
+        relay = parse_url(event["url"]).relay
+        impostor = Impostor(relay, Home(str(tmp_path / "impostor")).ensure())
+        said = asyncio.run(pair(impostor, event["code"]))
+        assert b"the relay shows this device another key" in said
+        assert b"codexctl pair --show" in said
+        assert b"/v1/pairings/claim" in impostor.seen, "it did stand in between"
         assert device.json("hosts") == []
         assert host.json("devices") == []

@@ -65,12 +65,6 @@ class Tap:
             except OSError:
                 near.close()  # the target is down; it may come again
                 continue
-            try:
-                near, far = self.between(near, far)
-            except OSError:
-                near.close()  # somebody thought better of it
-                far.close()
-                continue
             self._sockets += [near, far]
             for source, sink in ((near, far), (far, near)):
                 capture = bytearray()
@@ -81,20 +75,10 @@ class Tap:
         try:
             while data := source.recv(65536):
                 capture += data
-                sink.sendall(self.altered(data))
+                sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             return
-
-    def between(
-        self, near: socket.socket, far: socket.socket
-    ) -> tuple[socket.socket, socket.socket]:
-        """The two ends as they are carried; an impostor has TLS with either."""
-        return near, far
-
-    def altered(self, data: bytes) -> bytes:
-        """What is passed on of what came."""
-        return data
 
     def seen(self) -> bytes:
         """Everything that passed, both as it was and with WebSocket frames unmasked."""

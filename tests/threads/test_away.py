@@ -262,7 +262,8 @@ def test_an_app_server_that_dies_in_a_turn_is_a_failed_thread(world: World, hook
     thread = world.start("say first")
     assert hook.next(thread)["kind"] == "finished"
     world.laptop.run("thread", "send", thread, "run sleep 100")
-    with world.laptop.start("thread", "watch", thread, "--json") as watch:
+    # One that waits for a status is nobody who watches.
+    with world.laptop.start("thread", "watch", thread, "--json", "--wait") as watch:
         until(lambda: any(b'"commandExecution"' in line for line in watch.printed()))
     world.box.kill_app_server()
     told = hook.next(thread)
