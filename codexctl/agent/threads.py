@@ -27,6 +27,7 @@ from codexctl.session.channel import ChannelClosed
 MAX_LISTED = 1_000
 MAX_TURNS = 200  # of thread.show
 NEWEST = "now"
+TURN_ENDS_S = 5.0  # from when the app-server takes nothing for a turn to when it says that it ended
 
 
 async def list_all(call: Call) -> None:
@@ -190,10 +191,24 @@ async def _steered(call: Call, thread: str, running: str, text: str, key: str | 
     try:
         await steer_turn(call, thread, running, text, key)
     except AgentRefused:
-        if call.agent.store.facts(thread).get("turn") == running:
+        if not await _ends(call, thread, running):
             raise
         return False
     return True
+
+
+async def _ends(call: Call, thread: str, running: str) -> bool:
+    """Whether a turn that refuses what it is asked is one that ends now."""
+    agent = call.agent
+    try:
+        async with asyncio.timeout(TURN_ENDS_S):
+            while True:
+                cursor = agent.store.last
+                if agent.store.facts(thread).get("turn") != running:
+                    return True
+                await agent.changed(cursor)
+    except TimeoutError:
+        return False
 
 
 async def steer(call: Call) -> None:
@@ -212,10 +227,16 @@ async def interrupt(call: Call) -> None:
     """Stop the turn that runs; what it asked of a person is withdrawn."""
     thread, _ = await find_thread(call.agent, call.text("thread"))
     running = call.agent.store.facts(thread["id"]).get("turn")
+    interrupted = False
     if running:
         call.context.record(call.method, call.peer, running, "asked", thread=thread["id"])
-        await call.agent.call("turn/interrupt", {"threadId": thread["id"], "turnId": running})
-    await call.line({"thread": thread["id"], "interrupted": bool(running)})
+        try:
+            await call.agent.call("turn/interrupt", {"threadId": thread["id"], "turnId": running})
+            interrupted = True
+        except AgentRefused:
+            if not await _ends(call, thread["id"], running):
+                raise
+    await call.line({"thread": thread["id"], "interrupted": interrupted})
 
 
 # --- shared ---

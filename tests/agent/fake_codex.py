@@ -2,7 +2,8 @@
 
 hang: no answer after the greeting. garbage: what is no message, for ever. stray: a little of it,
 and notifications that nobody knows. mute: no greeting. ask: a command, at once. die: ends at its
-start, with a reason. talk: as many events as FAKE_CODEX_EVENTS says, as fast as they are taken.
+start, with a reason. late: a turn that takes nothing any more, and ends when threads are listed.
+talk: as many events as FAKE_CODEX_EVENTS says, as fast as they are taken.
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ async def serve(connection: ServerConnection) -> None:
                 '{"method":"item/commandExecution/requestApproval","id":7,'
                 '"params":{"threadId":"t9","turnId":"u","itemId":"i","command":"ls"}}'
             )
+        if (method, MODE) in (("initialized", "late"), ("thread/list", "late")):
+            turn = {"threadId": "t9", "turn": {"id": "u", "status": "completed"}}
+            event = "turn/started" if method == "initialized" else "turn/completed"
+            await connection.send(json.dumps({"method": event, "params": turn}))
+        if method in ("turn/steer", "turn/interrupt") and MODE == "late":
+            refusal = {"code": -32600, "message": "no active turn"}
+            await connection.send(json.dumps({"id": message["id"], "error": refusal}))
+            continue
         if method == "initialized" and MODE == "talk":
             for number in range(int(os.environ["FAKE_CODEX_EVENTS"])):
                 params = {"threadId": "t9", "turnId": "u", "itemId": f"m{number // 50}"}

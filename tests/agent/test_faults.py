@@ -7,13 +7,15 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from codexctl.agent import agent as agent_module
-from codexctl.agent import approvals, supervisor
+from codexctl.agent import approvals, supervisor, threads
 from codexctl.agent.agent import Agent
-from codexctl.agent.errors import AgentUnavailable
+from codexctl.agent.errors import AgentRefused, AgentUnavailable
 from codexctl.host.environment import LoginEnvironment
 from codexctl.paths import Home
 from tests.support.codex import fake_codex, needs_codex
@@ -133,3 +135,51 @@ def test_an_approval_that_nobody_answers_expires_and_is_refused(
         assert agent.pending() == []
 
     run(tmp_path, "ask", work)
+
+
+async def in_its_turn(agent: Agent) -> None:
+    agent.supervisor.want()
+    await agent.server()
+    while agent.store.facts("t9").get("turn") != "u":
+        await agent.changed(agent.store.last)
+
+
+def test_a_turn_that_ends_as_a_message_comes_does_not_refuse_it(tmp_path: Path) -> None:
+    async def work(agent: Agent) -> None:
+        await in_its_turn(agent)
+        refused = asyncio.Event()
+
+        async def asked(method: str, params: dict[str, Any]) -> dict[str, Any]:
+            try:
+                return await Agent.call(agent, method, params)
+            except AgentRefused:
+                refused.set()
+                raise
+
+        call: Any = SimpleNamespace(agent=agent)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(agent, "call", asked)
+            async with asyncio.TaskGroup() as tasks:
+                joined = tasks.create_task(threads._steered(call, "t9", "u", "and this", None))
+                await refused.wait()
+                assert agent.store.facts("t9")["turn"] == "u", "its end is still to come"
+                await asked("thread/list", {})
+        assert joined.result() is False, "so it begins a turn"
+
+    run(tmp_path, "late", work)
+
+
+def test_a_turn_that_goes_on_and_takes_nothing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "TURN_ENDS_S", 0.2)
+
+    async def work(agent: Agent) -> None:
+        await in_its_turn(agent)
+        call: Any = SimpleNamespace(agent=agent)
+        with pytest.raises(AgentRefused, match="no active turn"):
+            await threads._steered(call, "t9", "u", "and this", None)
+        await agent.call("thread/list", {})  # ends it: an agent with a turn is left running
+        assert await threads._ends(call, "t9", "u")
+
+    run(tmp_path, "late", work)

@@ -59,7 +59,7 @@ def test_a_message_to_a_host_that_is_away_is_delivered_once(world: World) -> Non
         until(lambda: len(world.laptop.json("thread", "outbox")) == 3)
         world.box.start()
         deliver_by_several(world, thread)
-        assert last.process.wait(DEADLINE_S) == 0
+        assert last.process.wait(DEADLINE_S) == 0, last.errors
     everything = ["say first", "say second", "say third", "say fourth"]
     world.laptop.run("thread", "watch", thread, "--wait")
     assert said(world, thread) == everything
