@@ -188,8 +188,14 @@ async def send(call: Call) -> None:
 
 async def _steered(call: Call, thread: str, running: str, text: str, key: str | None) -> bool:
     """Whether the message went into the running turn; False where that has just ended."""
+    params: dict[str, Any] = {
+        "threadId": thread,
+        "expectedTurnId": running,
+        "input": [{"type": "text", "text": text}],
+    }
+    params |= begin(call, thread, key)
     try:
-        await steer_turn(call, thread, running, text, key)
+        await call.agent.call("turn/steer", params)
     except AgentRefused:
         if not await _ends(call, thread, running):
             raise
@@ -216,10 +222,12 @@ async def steer(call: Call) -> None:
     text = await call.long_text("text")
     thread = await loaded(call)
     running = call.agent.store.facts(thread["id"]).get("turn")
+    none = UsageError("no turn runs in this thread", hint="codexctl thread send begins one")
     if not running:
-        raise UsageError("no turn runs in this thread", hint="codexctl thread send begins one")
+        raise none
     call.context.record(call.method, call.peer, text, "asked", thread=thread["id"])
-    await steer_turn(call, thread["id"], running, text, call.maybe_text("key"))
+    if not await _steered(call, thread["id"], running, text, call.maybe_text("key")):
+        raise none
     await done(call, thread["id"], {"thread": thread["id"], "delivered": True})
 
 
@@ -251,16 +259,6 @@ async def turn(
         params |= chosen.as_turn_params()
     params |= begin(call, thread, key)
     await call.agent.call("turn/start", params)
-
-
-async def steer_turn(call: Call, thread: str, running: str, text: str, key: str | None) -> None:
-    params: dict[str, Any] = {
-        "threadId": thread,
-        "expectedTurnId": running,
-        "input": [{"type": "text", "text": text}],
-    }
-    params |= begin(call, thread, key)
-    await call.agent.call("turn/steer", params)
 
 
 async def loaded(call: Call) -> dict[str, Any]:
