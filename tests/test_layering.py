@@ -42,6 +42,7 @@ LAYERS = {
     "codexctl.agent.approvals": CORES,
     "codexctl.agent.attach_rules": CORES,
     "codexctl.agent.handoff.core": CORES,
+    "codexctl.agent.mode_order": CORES,
     "codexctl.agent.errors": VALUES,
     "codexctl.agent.schema": CORES,
     "codexctl.provision.core": CORES,

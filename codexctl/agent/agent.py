@@ -26,6 +26,7 @@ from codexctl.agent.approvals import Approval
 from codexctl.agent.appserver import AppServer, Broken, Line, Messages
 from codexctl.agent.codex import Codex, find_codex
 from codexctl.agent.errors import AgentRefused, AgentUnavailable
+from codexctl.agent.mode_order import JOINING
 from codexctl.agent.process import Running, app_server, was_running
 from codexctl.agent.questions import Event, Questions
 from codexctl.agent.store import AgentStore, has_store
@@ -38,7 +39,6 @@ Appended = tuple[str | None, "dict[str, Any] | Line"]
 """An event of a thread or of none: an official line as it came, or codexctl's own object."""
 
 EXPIRE_EVERY_S = 30.0
-JOINING = ("thread/start", "thread/resume", "thread/fork")  # calls after which events come
 
 _log = logging.getLogger(__name__)
 

@@ -13,10 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-SANDBOXES = ("read-only", "workspace-write", "danger-full-access")
-APPROVALS = ("untrusted", "on-request", "never")
-JOINING = ("thread/start", "thread/resume", "thread/fork")
-"""They choose, or inherit, what a thread may do."""
+from codexctl.agent.mode_order import APPROVALS, JOINING, SANDBOXES, within
 
 # Looks, which change nothing; files are not among them (`fs/...`).
 _LOOKS = re.compile(
@@ -138,17 +135,11 @@ class Rules(NamedTuple):
         more: dict[str, str] = {}
         if params.get("permissions") is None:
             wish = params.get("sandbox")
-            more["sandbox"] = _most(SANDBOXES, sandbox if wish is None else wish, self.sandbox)
+            more["sandbox"] = within(SANDBOXES, sandbox if wish is None else wish, self.sandbox)
         wish = params.get("approvalPolicy")
-        more["approvalPolicy"] = _most(APPROVALS, approval if wish is None else wish, self.approval)
+        wish = approval if wish is None else wish
+        more["approvalPolicy"] = within(APPROVALS, wish, self.approval)
         return more
-
-
-def _most(order: tuple[str, ...], wish: object, cap: str) -> str:
-    """The wish where the cap allows it, else the safe mode, or the cap where that is safer."""
-    if isinstance(wish, str) and wish in order and order.index(wish) <= order.index(cap):
-        return wish
-    return min(order[1], cap, key=order.index)
 
 
 def _short(value: object) -> str:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from websockets.asyncio.server import ServerConnection, unix_serve
 from websockets.exceptions import ConnectionClosed
 
-from codexctl.agent.attach_rules import JOINING, Rules, decision, trusted
+from codexctl.agent import modes
+from codexctl.agent.attach_rules import Rules, decision, trusted
 from codexctl.agent.handoff.journal import check_may_act
-from codexctl.agent.modes import is_bypass
+from codexctl.agent.mode_order import JOINING
 from codexctl.agent.socket import MAX_MESSAGE_BYTES, QUEUED_MESSAGES, SocketMessages, connected
 from codexctl.errors import CodexctlError, Refused
 from codexctl.session.channel import Peer
@@ -165,8 +166,7 @@ class _Attached:
         agent = self._context.agent
         if method == "thread/start":
             cwd = params.get("cwd") or self._context.workspace
-            own = (await agent.call("config/read", {"cwd": str(cwd)})).get("config") or {}
-            sandbox, approval = own.get("sandbox_mode"), own.get("approval_policy")
+            own = await modes.own_of_host(agent, str(cwd))
         else:
             thread = str(params.get("threadId"))
             status = (agent.statuses.get(thread) or {}).get("type", "notLoaded")
@@ -174,11 +174,8 @@ class _Attached:
                 # It goes on as it is; what is asked all the same is lowered.
                 asked = self._rules.modes(params, None, None)
                 return {name: mode for name, mode in asked.items() if params.get(name) is not None}
-            facts = agent.store.facts(thread)
-            sandbox, approval = facts.get("sandbox"), facts.get("approval")
-            if is_bypass(sandbox, approval):
-                sandbox = approval = None  # nothing inherits that
-        return self._rules.modes(params, sandbox, approval)
+            own = modes.own_of_thread(agent, thread)
+        return self._rules.modes(params, *own)
 
     def _answer(self, id: object, result: object) -> bool:
         """Keep who has decided what, before the app-server hears of it. Refused where it cannot.

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from codexctl.agent.mode_order import APPROVALS, SANDBOXES, within
 from codexctl.errors import Refused, UsageError
-from codexctl.host.policy import SETTINGS
 
 if TYPE_CHECKING:
+    from codexctl.agent.agent import Agent
     from codexctl.agent.call import Call
 
-SANDBOXES = SETTINGS["threads.sandbox"].choices
-APPROVALS = SETTINGS["threads.approval"].choices
-SAFE_SANDBOX = "workspace-write"
-SAFE_APPROVAL = "on-request"
 _POLICIES = {
     "read-only": "readOnly",
     "workspace-write": "workspaceWrite",
@@ -57,17 +54,25 @@ def is_bypass(sandbox: object, approval: object) -> bool:
 
 async def choose(call: Call, cwd: str) -> Modes:
     """The modes of a new thread: those asked for, else the host's own, capped. Refused."""
-    config = await call.agent.call("config/read", {"cwd": cwd})
-    own = config.get("config") or {}
-    return _within(call, own.get("sandbox_mode"), own.get("approval_policy"))
+    return _within(call, *await own_of_host(call.agent, cwd))
 
 
 async def resumed(call: Call, thread: dict[str, Any]) -> Modes:
     """The modes of a thread that is loaded again: its own, unless they were a bypass."""
-    facts = call.agent.store.facts(thread["id"])
+    return _within(call, *own_of_thread(call.agent, thread["id"]))
+
+
+async def own_of_host(agent: Agent, cwd: str) -> tuple[object, object]:
+    """Sandbox and approvals of the host's own codex in a folder: known modes, or anything."""
+    own = (await agent.call("config/read", {"cwd": cwd})).get("config") or {}
+    return own.get("sandbox_mode"), own.get("approval_policy")
+
+
+def own_of_thread(agent: Agent, thread: str) -> tuple[object, object]:
+    """Sandbox and approvals that a thread had; None for one that was a bypass."""
+    facts = agent.store.facts(thread)
     sandbox, approval = facts.get("sandbox"), facts.get("approval")
-    return _within(
-        call,
+    return (
         sandbox if sandbox != "danger-full-access" else None,
         approval if approval != "never" else None,
     )
@@ -77,7 +82,7 @@ def _within(call: Call, own_sandbox: object, own_approval: object) -> Modes:
     policy = call.context.policy
     lowered: list[str] = []
 
-    def one(name: str, order: tuple[str, ...], own: object, safe: str) -> str:
+    def one(name: str, order: tuple[str, ...], own: object) -> str:
         most, source = policy.choice(f"threads.{name}")
         asked = call.maybe_text(name)
         if asked is not None and asked not in order:
@@ -92,13 +97,11 @@ def _within(call: Call, own_sandbox: object, own_approval: object) -> Modes:
             )
         if asked is not None:
             return asked
-        wish = own if isinstance(own, str) and own in order else safe
-        if order.index(wish) <= order.index(most):
-            return wish
-        if wish == own:
-            lowered.append(f"{name} {wish}")
-        return min(safe, most, key=order.index)
+        chosen = within(order, own, most)
+        if own in order and chosen != own:
+            lowered.append(f"{name} {own}")
+        return chosen
 
-    sandbox = one("sandbox", SANDBOXES, own_sandbox, SAFE_SANDBOX)
-    approval = one("approval", APPROVALS, own_approval, SAFE_APPROVAL)
+    sandbox = one("sandbox", SANDBOXES, own_sandbox)
+    approval = one("approval", APPROVALS, own_approval)
     return Modes(sandbox, approval, tuple(lowered))

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from codexctl.agent.mode_order import APPROVALS, SANDBOXES
 from codexctl.cli.output import emit, json_option, notice, printable
 from codexctl.cli.thread_find import at_thread, complete_thread, warn_of_bypass
-from codexctl.cli.thread_start import APPROVALS, SANDBOXES
 from codexctl.errors import UsageError
 from codexctl.paths import Home
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from codexctl.agent.mode_order import APPROVALS, SANDBOXES
 from codexctl.cli.complete import complete_paired
 from codexctl.cli.output import emit, emit_line, json_option, notice, printable
 from codexctl.cli.target import need_host
@@ -14,9 +15,6 @@ from codexctl.cli.thread_prompt import read_prompt
 from codexctl.cli.thread_watch import follow_thread, wait_option
 from codexctl.errors import UsageError
 from codexctl.paths import Home
-
-SANDBOXES = ("read-only", "workspace-write", "danger-full-access")
-APPROVALS = ("untrusted", "on-request", "never")
 
 
 @click.command()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from codexctl.agent.mode_order import APPROVALS, SANDBOXES
 from codexctl.errors import PolicyError, Refused
 
 SYSTEM_POLICY = "/etc/codexctl/policy.toml"
@@ -133,11 +134,11 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "threads.sandbox": Setting(
         "the widest sandbox that a device may ask for a thread",
-        "workspace-write", ("read-only", "workspace-write", "danger-full-access"),
+        "workspace-write", SANDBOXES,
     ),
     "threads.approval": Setting(
         "how seldom a device may have a thread ask before it acts",
-        "on-request", ("untrusted", "on-request", "never"),
+        "on-request", APPROVALS,
     ),
     "audit.argv": Setting(
         "whether records hold whole command lines or the program alone",

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codexctl.agent.attach_rules import APPROVALS, SANDBOXES, Rules, decision, trusted
+from codexctl.agent.attach_rules import Rules, decision, trusted
+from codexctl.agent.mode_order import APPROVALS, SANDBOXES
 
 USUAL = Rules("workspace-write", "on-request")
 WIDEST = Rules(SANDBOXES[-1], APPROVALS[-1])
