@@ -100,15 +100,8 @@ def _base(address: Address) -> str:
 
 
 def _wrap(raw: socket.socket, address: Address, pin: bytes | None) -> ssl.SSLSocket:
-    import ssl
-
-    context = ssl.create_default_context()
-    if pin is not None:
-        # The pin stands for the certificate, which is self-signed.
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    secure = _handshake(context, raw, address)
-    if pin is not None and _key_hash(secure) != pin:
+    secure = _handshake(raw, address, pinned=pin is not None)
+    if pin is not None and key_hash(secure) != pin:
         secure.close()
         raise AuthenticationFailed(
             "the relay shows another key than the one that was pinned at pairing",
@@ -117,11 +110,22 @@ def _wrap(raw: socket.socket, address: Address, pin: bytes | None) -> ssl.SSLSoc
     return secure
 
 
-def _handshake(context: ssl.SSLContext, raw: socket.socket, address: Address) -> ssl.SSLSocket:
+def tls_context(*, pinned: bool) -> ssl.SSLContext:
+    """`pinned`: the key's hash stands for the certificate, and is looked at by who connects."""
+    import ssl
+
+    context = ssl.create_default_context()
+    if pinned:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _handshake(raw: socket.socket, address: Address, *, pinned: bool) -> ssl.SSLSocket:
     import ssl
 
     try:
-        return context.wrap_socket(raw, server_hostname=address.host)
+        return tls_context(pinned=pinned).wrap_socket(raw, server_hostname=address.host)
     except ssl.SSLCertVerificationError as error:
         raw.close()
         raise UntrustedCertificate(
@@ -136,24 +140,20 @@ def _handshake(context: ssl.SSLContext, raw: socket.socket, address: Address) ->
         ) from error
 
 
-def shown_key(url: str) -> bytes:
+def shown_key(url: str) -> bytes | None:
     """SHA-256 of the SPKI of whoever answers at an https URL. It proves nothing by itself.
 
     Pairing by a typed code uses it as a pin until the host has confirmed it.
     """
-    import ssl
-
     address = parse_address(url)
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    with _handshake(context, _dial(address, CONNECT_TIMEOUT_S), address) as secure:
-        return _key_hash(secure)
+    with _handshake(_dial(address, CONNECT_TIMEOUT_S), address, pinned=True) as secure:
+        return key_hash(secure)
 
 
-def _key_hash(secure: ssl.SSLSocket) -> bytes:
+def key_hash(secure: ssl.SSLSocket | ssl.SSLObject) -> bytes | None:
+    """`spki_sha256` of the other end's certificate; None where it has shown none."""
     certificate = secure.getpeercert(binary_form=True)
-    return b"" if certificate is None else spki_sha256(certificate)
+    return None if certificate is None else spki_sha256(certificate)
 
 
 def spki_sha256(certificate_der: bytes) -> bytes:

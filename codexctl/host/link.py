@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +24,7 @@ from picows import (
 )
 
 from codexctl.client.registry import Registration, Relay, register
-from codexctl.client.sockets import spki_sha256
+from codexctl.client.sockets import key_hash, tls_context
 from codexctl.errors import AuthenticationFailed, ConnectionFailed, ProtocolError
 from codexctl.noise.keys import HybridPublic
 from codexctl.noise.suites import Suite
@@ -158,7 +157,7 @@ class RelayLink:
         path = LinkPath(self)
         options: dict[str, Any] = {}
         if url.startswith("wss:"):
-            options["ssl_context"] = _tls_context(self.relay.pin)
+            options["ssl_context"] = tls_context(pinned=self.relay.pin is not None)
         transport, _ = await ws_connect(
             lambda: path,
             url,
@@ -174,19 +173,10 @@ class RelayLink:
         )
         if self.relay.pin is not None and url.startswith("wss:"):
             tls = transport.underlying_transport.get_extra_info("ssl_object")
-            certificate = tls.getpeercert(binary_form=True) if tls else None
-            if certificate is None or spki_sha256(certificate) != self.relay.pin:
+            if tls is None or key_hash(tls) != self.relay.pin:
                 transport.disconnect(False)
                 raise AuthenticationFailed("the relay shows another key than the one pinned")
         return path, transport
-
-
-def _tls_context(pin: bytes | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if pin is not None:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 logging.getLogger("codexctl.picows.quiet").disabled = True

@@ -18,6 +18,7 @@ from codexctl.paths import Home
 from codexctl.relay.tls import self_signed
 from codexctl.state.identity import load_identity
 from codexctl.wire.pairing_url import format_url, parse_url
+from tests.relay.ends import tls_context
 from tests.support.programs import Machine
 
 OPTIONS = ("up", "--json", "--tls-self-signed", "--listen", "127.0.0.1:0", "--name", "box")
@@ -60,9 +61,6 @@ class Impostor:
         certificate, key, _ = self_signed(home, ["127.0.0.1"])
         self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._server.load_cert_chain(certificate, key)
-        self._client = ssl.create_default_context()
-        self._client.check_hostname = False
-        self._client.verify_mode = ssl.CERT_NONE
         self.seen = bytearray()
 
     @asynccontextmanager
@@ -76,7 +74,7 @@ class Impostor:
 
     async def _stand(self, near: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
         host, _, port = self._relay.partition(":")
-        far, inward = await asyncio.open_connection(host, int(port), ssl=self._client)
+        far, inward = await asyncio.open_connection(host, int(port), ssl=tls_context())
         try:
             await asyncio.gather(self._carry(near, inward), self._carry(far, out))
         finally:
