@@ -14,14 +14,9 @@ from codexctl.agent.agent import Agent
 from codexctl.host.environment import LoginEnvironment
 from codexctl.paths import Home
 from tests.support.codex import CODEX, fake_codex
+from tests.support.memory import peak_kib
 
 WITHIN_S = 300.0
-
-
-def peak_kib() -> int:
-    # Not ru_maxrss: it begins at the peak of the process that started this one.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 
 async def measure(folder: Path, warm: int, day: int) -> int:

@@ -75,7 +75,9 @@ def _many(world: Any) -> tuple[float, float]:
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"{number}\n")
     seconds = _hand_over(world, "many")
-    peaks = [_peak(host.running.process.pid) for host in world.hosts.values()]
+    from tests.support.memory import peak_kib
+
+    peaks = [peak_kib(host.running.process.pid) / 1024 for host in world.hosts.values()]
     return seconds, max(peaks)
 
 
@@ -89,16 +91,6 @@ def _hand_over(world: Any, name: str) -> float:
     seconds = time.perf_counter() - begin
     assert json.loads(done.stdout)["moved"]
     return seconds
-
-
-def _peak(pid: int) -> float:
-    """The most memory that a process had, in MiB; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc", str(pid), "status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    peak = next(line for line in lines if line.startswith("VmHWM:"))
-    return int(peak.split()[1]) / 1024
 
 
 def _large(origin: Path) -> None:

@@ -17,6 +17,7 @@ from codexctl.errors import CodexctlError
 from tests.handoff.trees import git, state, write
 from tests.handoff.world import World, until
 from tests.support.codex import Request, needs_codex, run_command, say, serving_model
+from tests.support.memory import peak_kib
 
 pytestmark = [
     needs_codex,
@@ -401,8 +402,4 @@ def memory(world: World, host: str) -> int:
     """The most bytes that the host's daemon ever had; 0 where the system does not tell."""
     running = world.hosts[host].running
     assert running is not None
-    try:
-        lines = Path("/proc", str(running.process.pid), "status").read_text().splitlines()
-    except OSError:
-        return 0
-    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+    return peak_kib(running.process.pid) * 1024
