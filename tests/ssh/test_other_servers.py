@@ -14,7 +14,8 @@ from typing import Any
 import asyncssh
 import pytest
 
-from tests.ssh.test_exec import DEADLINE_S, Terminal, command
+from tests.ssh.test_exec import DEADLINE_S, command
+from tests.ssh.test_terminal import Terminal
 from tests.support.sshd import find_sshd, make_key
 
 
