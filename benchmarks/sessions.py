@@ -199,7 +199,7 @@ class Typist:
         seen = b""
         while b"it-is--there" not in seen:
             seen += os.read(self.fd, 4096)
-        time.sleep(0.2)
+        time.sleep(0.2)  # so that what the start still does is not in the first key's time
 
     def keys(self, count: int) -> list[float]:
         times = []
@@ -210,7 +210,7 @@ class Typist:
                 pass
             times.append(time.perf_counter() - started)
         os.write(self.fd, b"\x15")
-        time.sleep(0.05)
+        time.sleep(0.05)  # the echo of the erased line, which the next round must not read
         return times
 
     def close(self) -> None:

@@ -183,7 +183,7 @@ def _wait(home: Home, offer_id: str, *, as_json: bool) -> int:
         answer = ask(home, "pairing.live", {"id": offer_id})
         if not answer["live"]:
             break
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # the control socket answers and tells nothing by itself
     device = answer.get("device")
     if as_json:
         event = {"event": "paired", "device": device} if device else {"event": "pairing-ended"}

@@ -78,7 +78,7 @@ def watch(service: Service, regions: tuple[str, ...], every_s: float, as_json: b
             _say(as_json, "stopped", name)
         for error in errors:
             print_error(error, as_json=as_json)
-        time.sleep(every_s)
+        time.sleep(every_s)  # --watch: a cloud has to be asked, and bills by the hour
 
 
 def _say(as_json: bool, event: str, name: str) -> None:

@@ -107,5 +107,5 @@ def _deliver_all(home: Home, db: sqlite3.Connection) -> None:
                     told.add(record.name)
                     notice(f"{record.name}: {error}; trying again until it is there")
         if listed(db, "waiting"):
-            time.sleep(backoff(failures))
+            time.sleep(backoff(failures))  # a host that is away cannot say when it is back
             failures += 1

@@ -70,7 +70,7 @@ def send(
                 return _kept(message, place.record, error, as_json=as_json)
             if not failures:
                 notice(f"{place.record.name} is not reached: {error}; trying again until it is")
-        time.sleep(backoff(failures))
+        time.sleep(backoff(failures))  # a host that is away cannot say when it is back
         failures += 1
 
 

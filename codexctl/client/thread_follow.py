@@ -88,7 +88,7 @@ def follow(
             if own is not None:
                 own.close()
                 own = None
-            time.sleep(backoff(failures))
+            time.sleep(backoff(failures))  # a host that is away cannot say when it is back
             failures += 1
     finally:
         if own is not None:

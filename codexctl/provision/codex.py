@@ -32,7 +32,7 @@ def fetch(url, out):
         except OSError as error:
             if wait is None or isinstance(error, HTTPError) and error.code < 500:
                 sys.exit(f"cannot fetch {url}: {error}")
-            time.sleep(wait)
+            time.sleep(wait)  # a registry that fails is asked three times
 def record(name):
     with tempfile.TemporaryFile() as out:
         fetch(f"{registry}/@openai/codex/{name}", out)

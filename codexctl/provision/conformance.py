@@ -100,6 +100,7 @@ class ProviderConformance:
     """How many machines `list_owned` is tried with; more than a page of the cloud's is best."""
 
     def provider(self) -> Provider:
+        """The provider that is tried: the one method that every subclass writes itself."""
         raise NotImplementedError("return the provider")
 
     def options(self) -> dict[str, Any]:

@@ -436,6 +436,7 @@ class ExecutorConnection:
                     ) from error
             delay = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**failures)
             failures += 1
+            # Jitter between half and all of it, so that a relay's clients do not return as one.
             time.sleep(delay * (0.5 + os.urandom(1)[0] / 512))
         for number, request in self._requests.items():
             self._send(number, request)
