@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from codexctl.agent import modes
+from codexctl.agent.attach_rules import Rules
 from codexctl.errors import Refused, UsageError
 from codexctl.host.policy import Policy, parse_policy
 
@@ -78,3 +79,19 @@ def test_a_thread_that_is_loaded_again_has_no_bypass_unless_asked() -> None:
     assert asked[:2] == (FULL, "on-request")
     kept = {"sandbox": "read-only", "approval": "untrusted"}
     assert asyncio.run(modes.resumed(asking(facts=kept), thread))[:2] == ("read-only", "untrusted")
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"sandbox": "read-only", "approval": NEVER}, ("read-only", "on-request")),
+        ({"sandbox": FULL, "approval": "untrusted"}, ("workspace-write", "untrusted")),
+    ],
+)
+def test_what_was_narrow_beside_a_bypass_stays_so(
+    facts: dict[str, str], expected: tuple[str, str]
+) -> None:
+    request = asking(ALL, facts=facts)
+    assert asyncio.run(modes.resumed(request, {"id": "t"}))[:2] == expected
+    attached = Rules(FULL, "on-request").modes({}, *modes.own_of_thread(request.agent, "t"))
+    assert tuple(attached.values()) == expected
